@@ -1,0 +1,9 @@
+"""All-pairs Consistency Learning for weakly supervised semantic segmentation: from image tags to pixel masks.
+
+The street, in the direction the data walks; a module imports only from those above it:
+
+    consistency -> classifiers -> seeds -> affinities -> pseudo_labels -> segmenters -> metrics -> tables -> figures -> report
+
+Below it lies the ground, which knows nothing of the pipeline: shapes, files, config, provenance, jobs, images,
+augmentations, masks, datasets, views, models, crf, training.
+"""

@@ -1,0 +1,258 @@
+"""Affinities of neighbouring pixels, learnt where the seeds are sure, and the walk over them (PSA: Ahn and Kwak, CVPR 2018).
+
+Beside the letters of `acr.shapes`, F counts features of a cell and E pairs of cells: all pairs at the first offset, then
+all at the second, and so on, each in row-major order of its upper cell.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from scipy import sparse
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from acr import config
+from acr.augmentations import augment, random_window
+from acr.classifiers import write_history
+from acr.config import Affinity, ConfidentLabels, Execution
+from acr.crf import dense_crf, in_processes
+from acr.datasets import Split, read_split, shard_of
+from acr.files import Arrays, write_arrays
+from acr.images import crop, read_image, upsample
+from acr.models.affinity_net import AffinityNet, build_affinity_net
+from acr.models.weights import load_weights, save_model
+from acr.provenance import write_provenance
+from acr.shapes import BACKGROUND, VOID, Grid
+from acr.training import fit, freeze_norm
+
+Offset = tuple[int, int]
+EPSILON = 1e-5  # keeps the logarithms of the loss finite
+
+
+def neighbours(radius: int) -> tuple[Offset, ...]:
+    """The (y, x) from a cell to its neighbours nearer than `radius`, in cells: 34 at PSA's radius 5.
+
+    Of each opposite two only the one later in row-major order, so that every pair of cells is met once.
+
+    Raises:
+        ValueError: a radius that leaves no neighbour.
+    """
+    if radius < 2:
+        raise ValueError(f"radius is {radius}, which leaves a cell without neighbours; it must be at least 2")
+    span = range(-radius + 1, radius)
+    return tuple((y, x) for y in range(radius) for x in span if (y, x) > (0, 0) and x * x + y * y < radius * radius)
+
+
+def pairs(offset: Offset, grid: Grid) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where the first and the second cell of all pairs at `offset` lie: two windows of equal size, empty if none fits.
+
+    deviates: PSA pairs only cells whose whole neighbourhood lies inside the grid; here every pair inside it counts.
+    """
+    (y, x), (height, width) = offset, grid
+    above, below = slice(0, max(height - y, 0)), slice(min(y, height), height)
+    left, right = slice(0, max(width - abs(x), 0)), slice(min(abs(x), width), width)
+    return ((above, left), (below, right)) if x >= 0 else ((above, right), (below, left))
+
+
+def affinity(features: Float[Tensor, "B F h w"], offsets: Sequence[Offset]) -> Float[Tensor, "B E"]:
+    """exp(-mean |f_i - f_j|) in (0, 1] of all pairs of cells at `offsets` (PSA, Eq. 2; the mean is over features)."""
+    grid = Grid(*features.shape[-2:])
+    windows = [pairs(offset, grid) for offset in offsets]
+    distances = [(features[..., *i] - features[..., *j]).abs().mean(1).flatten(1) for i, j in windows]
+    return torch.exp(-torch.cat(distances, dim=1))
+
+
+class PairLabels(NamedTuple):
+    """Which of the E pairs are alike and background, alike and of one class, and unlike; void cells are in no set."""
+
+    background: Tensor
+    foreground: Tensor
+    negative: Tensor
+
+
+def pair_labels(labels: Int64[Tensor, "B h w"], offsets: Sequence[Offset]) -> PairLabels:
+    """Boolean "B E" sets of pairs, from cells labelled with a class index + 1, BACKGROUND or VOID."""
+    grid = Grid(*labels.shape[-2:])
+    windows = [pairs(offset, grid) for offset in offsets]
+    first = torch.cat([labels[:, *i].flatten(1) for i, _ in windows], dim=1)
+    second = torch.cat([labels[:, *j].flatten(1) for _, j in windows], dim=1)
+    known, alike = (first != VOID) & (second != VOID), first == second
+    return PairLabels(known & alike & (first == BACKGROUND), known & alike & (first != BACKGROUND), known & ~alike)
+
+
+def affinity_loss(affinities: Float[Tensor, "B E"], labels: PairLabels) -> dict[str, Float[Tensor, ""]]:
+    """PSA's Eq. 4: cross-entropy of each set of pairs over its count; loss = background/4 + foreground/4 + negative/2."""
+    alike, unlike = -torch.log(affinities + EPSILON), -torch.log(1 + EPSILON - affinities)
+    background = _mean(alike, labels.background)
+    foreground = _mean(alike, labels.foreground)
+    negative = _mean(unlike, labels.negative)
+    loss = background / 4 + foreground / 4 + negative / 2
+    return {"loss": loss, "background": background, "foreground": foreground, "negative": negative}
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """The mean of the chosen values, 0 where none is chosen."""
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
+
+
+def transition(affinities: Float[np.ndarray, " E"], grid: Grid, offsets: Sequence[Offset], exponent: float) -> sparse.dia_array:
+    """The matrix T of the walk, "P P": symmetric affinities, 1 on the diagonal, to the power `exponent`, columns summing to 1.
+
+    Each offset is two diagonals of the matrix, so that diagonals are how it is stored: a product with it is a few dozen
+    contiguous multiply-adds.
+    """
+    diagonals = {0: np.ones(grid, affinities.dtype)}
+    start = 0
+    for y, x in offsets:
+        first, second = pairs((y, x), grid)
+        shape = diagonals[0][first].shape
+        values = affinities[start : start + shape[0] * shape[1]].reshape(shape) ** exponent
+        start += values.size
+        if values.size:
+            # an entry of a matrix stored by diagonals lies at its column; on a narrow grid two offsets may share a diagonal
+            step = y * grid.width + x
+            diagonals.setdefault(step, np.zeros(grid, values.dtype))[second] = values
+            diagonals.setdefault(-step, np.zeros(grid, values.dtype))[first] = values
+    assert start == affinities.size
+    data = np.stack(list(diagonals.values())).reshape(len(diagonals), grid.patches)
+    return sparse.dia_array((data / data.sum(0), list(diagonals)), shape=(grid.patches, grid.patches))
+
+
+def random_walk(maps: Float[np.ndarray, "K h w"], transition: sparse.dia_array, steps: int) -> Float[np.ndarray, "K h w"]:
+    """The maps times T^steps: at each step every cell takes the affinity-weighted mean of its neighbours and itself.
+
+    A constant map stays as it is and no map leaves its range. Repeated products with the few maps of an image cost a
+    fraction of PSA's squaring of the dense matrix, and are equal.
+    """
+    step = transition.T
+    walked = [item.ravel() for item in maps]
+    for _ in range(steps):
+        walked = [step @ row for row in walked]  # one by one: scipy's product with a vector is the fast one
+    return np.array(walked, maps.dtype).reshape(maps.shape)
+
+
+def confident_labels(
+    image: UInt8[np.ndarray, "H W 3"], maps: Float32[np.ndarray, "K H W"], settings: ConfidentLabels
+) -> UInt8[np.ndarray, "H W"]:
+    """Where PSA may learn: map index + 1 or BACKGROUND where two CRFs leave no doubt, VOID elsewhere.
+
+    Background scores (1 - max)^low are generous, so that foreground found beside them is sure; (1 - max)^high are
+    strict, so that background is. Maps that are all zero locate nothing: all is VOID.
+    """
+    if not maps.any():
+        return np.full(image.shape[:2], VOID, np.uint8)
+    generous, strict = (_crf_labels(image, maps, exponent, settings.crf) for exponent in (settings.low, settings.high))
+    sure = np.where(generous == BACKGROUND, VOID, generous)
+    return np.where(strict == BACKGROUND, BACKGROUND, sure).astype(np.uint8)
+
+
+def _crf_labels(image: np.ndarray, maps: np.ndarray, exponent: float, settings: config.Crf) -> np.ndarray:
+    background = (1 - maps.max(0, keepdims=True)) ** exponent
+    scores = np.concatenate([background, maps])
+    return dense_crf(image, scores / scores.sum(0), settings).argmax(0)
+
+
+def majority(labels: UInt8[np.ndarray, "H W"], stride: int) -> UInt8[np.ndarray, "h w"]:
+    """The most frequent label of each cell of `stride` x `stride` pixels, the smallest of equals; sides are multiples of it.
+
+    deviates: PSA averages the CRFs' scores over a cell and takes the best; here their decisions vote.
+    """
+    height, width = (side // stride for side in labels.shape)
+    cells = labels.reshape(height, stride, width, stride)
+    values = np.unique(labels)
+    votes = np.stack([(cells == value).sum((1, 3)) for value in values])
+    return values[votes.argmax(0)]
+
+
+class Objective(nn.Module):
+    """The loss of a batch of images and of labels on the grid."""
+
+    def __init__(self, network: AffinityNet, offsets: Sequence[Offset]) -> None:
+        super().__init__()
+        self.network, self.offsets = network, offsets
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`affinity_loss` for uint8 images "B 3 H W" and int64 labels "B h w"."""
+        affinities = affinity(self.network(batch["image"].float() / 255), self.offsets)
+        return affinity_loss(affinities, pair_labels(batch["labels"], self.offsets))
+
+
+@dataclass
+class Sample:
+    """One training image, mirrored or not, and its labels on the grid: a random window, padded with the mean colour and VOID.
+
+    deviates: PSA also jitters colours.
+    """
+
+    split: Split
+    labels: str | Path
+    recipe: Affinity
+    fill: tuple[int, int, int]
+
+    @functools.cached_property
+    def _labels(self) -> Arrays:  # opened where it is read: processes must not share the file
+        return Arrays(self.labels)
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        record, size = self.split.records[index], self.recipe.crop_size
+        image, labels = read_image(record.image), self._labels[record.image_id]
+        image, labels = augment((image, labels), ("hflip",), rng)
+        top, left = random_window(rng, *labels.shape, size)
+        image, labels = crop(image, top, left, size, self.fill), crop(labels, top, left, size, VOID)
+        return {
+            "image": np.ascontiguousarray(image.transpose(2, 0, 1)),
+            "labels": majority(labels, self.recipe.stride).astype(np.int64),
+        }
+
+
+# ---- disk ----------------------------------------------------------------------------------------------------------------
+
+
+def _confident(path: Path, indices: tuple[int, ...], maps: np.ndarray, settings: ConfidentLabels) -> np.ndarray:
+    image = read_image(path)
+    values = np.full(VOID + 1, VOID, np.uint8)
+    values[: len(indices) + 1] = [BACKGROUND, *(index + 1 for index in indices)]
+    return values[confident_labels(image, upsample(maps, *image.shape[:2]), settings)]
+
+
+def label_shard(
+    *, split: str | Path, maps: str | Path, recipe: str, execution: Mapping, shard: str, output: str | Path
+) -> None:
+    """Writes the confident labels (class index + 1, image size) of one shard of a split, such as `0-of-4`.
+
+    `recipe` is a ConfidentLabels; `maps` are seeds. CRFs run in `execution.workers` processes.
+    """
+    settings, how = config.load(ConfidentLabels, recipe), config.build(Execution, execution, "execution")
+    part, seeds = shard_of(read_split(split), shard), Arrays(maps)
+    tasks = ((item.image, part.class_indices(item), seeds[item.image_id], settings) for item in part.records)
+    labels = tqdm(in_processes(_confident, tasks, how.workers), total=len(part.records), desc="confident labels", disable=None)
+    write_arrays(output, zip((item.image_id for item in part.records), labels, strict=True))
+
+
+def train_affinity(
+    *, split: str | Path, labels: str | Path, weights: str | Path | None, recipe: str, execution: Mapping, folder: str | Path
+) -> None:
+    """Trains an `affinities` recipe on confident labels and writes model, history and provenance into `folder`."""
+    wanted, data = config.load(Affinity, recipe), read_split(split)
+    if wanted.crop_size % wanted.stride:
+        raise ValueError(f"crop_size is {wanted.crop_size}, but must be a multiple of stride {wanted.stride}")
+    torch.manual_seed(wanted.training.random_state)
+    keys = ("backbone", "stride", "normalisation", "options", "radius")
+    description = {key: getattr(wanted, key) for key in keys}
+    network = build_affinity_net(description)
+    load_weights(network.backbone.network, weights)
+    if wanted.freeze_norm:
+        freeze_norm(network)
+    sample = Sample(data, labels, wanted, network.backbone.normalise.fill)
+    how = config.build(Execution, execution, "execution")
+    objective = Objective(network, neighbours(wanted.radius))
+    history = fit(objective, len(data.records), sample, wanted.training, how, Path(f"{folder}.checkpoint"))
+    save_model(folder, network, description)
+    write_history(folder, history)
+    write_provenance(Path(folder) / "provenance.json", recipe, [split, labels, weights])

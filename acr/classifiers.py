@@ -1,0 +1,118 @@
+"""Classifiers: a vision transformer trained from tags on an image and a view of it (Sec. 3.2, Eq. 6, App. A)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from acr import config
+from acr.augmentations import augment, random_window
+from acr.config import Classifier, Execution
+from acr.consistency import view_consistency
+from acr.datasets import Split, read_split
+from acr.files import atomic, read_json
+from acr.images import crop, read_image, resize_image
+from acr.models.trace import Trace
+from acr.models.vit import VitClassifier, build_classifier
+from acr.models.weights import load_state, load_weights, save_model
+from acr.provenance import write_provenance
+from acr.shapes import Grid
+from acr.training import History, device_of, fit
+from acr.views import View, draw
+
+
+def two_views(model: Callable[[Tensor], Trace], images: Float[Tensor, "B 3 H W"], view: View) -> tuple[Trace, Trace]:
+    """The traces of a batch and of its view: one forward pass of both where their sizes agree, else two."""
+    viewed = view.forward(images)
+    if viewed.shape != images.shape:
+        return model(images), model(viewed)
+    both, count = model(torch.cat([images, viewed])), len(images)
+    return _part(both, slice(count)), _part(both, slice(count, None))
+
+
+def _part(trace: Trace, images: slice) -> Trace:
+    attentions = tuple(attention[images] for attention in trace.attentions)
+    return Trace(trace.logits[images], attentions, trace.features[images], trace.grid, trace.special)
+
+
+class Objective(nn.Module):
+    """Eq. 6: classification of both views + alpha activation consistency + beta affinity consistency."""
+
+    def __init__(self, model: VitClassifier, recipe: Classifier) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms, of which `loss` is the weighted sum, for uint8 images "B 3 H W" and 0/1 tags "B C"."""
+        images, recipe = batch["image"].float() / 255, self.recipe
+        grid = Grid(images.shape[-2] // self.model.patch, images.shape[-1] // self.model.patch)
+        view = draw(recipe.views, np.random.default_rng([recipe.training.random_state, int(batch["step"])]), grid)
+        trace, viewed = two_views(self.model, images, view)
+        classification = sum(functional.multilabel_soft_margin_loss(side.logits, batch["tags"]) for side in (trace, viewed))
+        terms = view_consistency(trace, viewed, view, recipe.distance)
+        loss = classification + recipe.activation * terms.activation + recipe.affinity * terms.affinity
+        return {"loss": loss, "classification": classification, **terms._asdict()}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training image: augmented, resized by its long side, cropped with padding of the mean colour, and its tags."""
+
+    split: Split
+    recipe: Classifier
+    fill: tuple[int, int, int]
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        record, size = self.split.records[index], self.recipe.image_size
+        (image,) = augment((read_image(record.image),), self.recipe.augmentations, rng)
+        scale = size * rng.uniform(*self.recipe.long_side) / max(image.shape[:2])
+        height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+        top, left = random_window(rng, height, width, size)
+        image = crop(resize_image(image, height, width), top, left, size, self.fill)
+        return {"image": np.ascontiguousarray(image.transpose(2, 0, 1)), "tags": self.split.tags(record)}
+
+
+@torch.inference_mode()
+def predict_tags(split: Split, model: str | Path, execution: Execution) -> Float[np.ndarray, "M C"]:
+    """Logits of every image of a split, squashed to the square the classifier was trained on."""
+    device, size = device_of(execution), read_json(Path(model).with_suffix(".json"))["image_size"]
+    network, logits = read_classifier(model).to(device), []
+    for record in tqdm(split.records, desc="tags", disable=None):
+        image = torch.from_numpy(resize_image(read_image(record.image), size, size)).permute(2, 0, 1)[None]
+        logits.append(network(image.to(device).float() / 255).logits[0].cpu().numpy())
+    return np.stack(logits)
+
+
+def train_classifier(*, split: str, weights: str | None, recipe: str, execution: Mapping, folder: str) -> None:
+    """Trains a `classifiers` recipe on a split and writes model, history and provenance into `folder`."""
+    wanted, data = config.load(Classifier, recipe), read_split(split)
+    torch.manual_seed(wanted.training.random_state)
+    description = {"backbone": wanted.backbone, "classes": list(data.classes), "normalisation": wanted.normalisation}
+    model = build_classifier({**description, "image_size": wanted.image_size})
+    load_weights(model.network, weights, optional=("head",))
+    objective, sample = Objective(model, wanted), Sample(data, wanted, model.normalise.fill)
+    how = config.build(Execution, execution, "execution")
+    history = fit(objective, len(data.records), sample, wanted.training, how, Path(f"{folder}.checkpoint"))
+    save_model(folder, model, {**description, "image_size": wanted.image_size})
+    write_history(folder, history)
+    write_provenance(Path(folder) / "provenance.json", recipe, [split, weights])
+
+
+def write_history(folder: str | Path, history: History) -> None:
+    """Writes the rows of a training run as history.csv."""
+    with atomic(Path(folder) / "history.csv") as temporary:
+        pd.DataFrame(history).to_csv(temporary, index=False)
+
+
+def read_classifier(model: str | Path) -> VitClassifier:
+    """The trained classifier of a model.safetensors and the model.json beside it, frozen and in evaluation mode."""
+    network = build_classifier(read_json(Path(model).with_suffix(".json")))
+    load_state(network, model)
+    return network.requires_grad_(False).eval()

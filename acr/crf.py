@@ -1,0 +1,90 @@
+"""The fully connected CRF (Krähenbühl and Koltun, NeurIPS 2011), one function of image, probabilities and settings.
+
+Nothing here imports torch: the processes that run CRFs start quickly and stay small.
+"""
+
+import multiprocessing
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from pydensecrf.densecrf import DenseCRF2D
+
+from acr.config import Crf
+
+SMALLEST = 1e-5  # probability below which all are alike, so that no label is ruled out by the unary term alone
+AHEAD = 2  # results per process that may wait to be fetched
+Result = TypeVar("Result")
+
+
+def dense_crf(
+    image: UInt8[np.ndarray, "H W 3"], probabilities: Float32[np.ndarray, "K H W"], settings: Crf
+) -> Float32[np.ndarray, "K H W"]:
+    """The posterior of K labels after mean field inference; in [0, 1], summing to 1 over the labels of each pixel.
+
+    Unary energies are -log(probabilities), where a factor common to all labels of a pixel cancels, so that they need not
+    sum to 1. Pairwise energies are Potts', of pixels that are near (gaussian_*) and of pixels that are near and of a
+    like colour (bilateral_*); a weight of 0 leaves its term out.
+    """
+    labels, height, width = probabilities.shape
+    assert image.shape[:2] == (height, width), f"image {image.shape} and probabilities {probabilities.shape} differ in size"
+    crf = DenseCRF2D(width, height, labels)
+    energies = -np.log(np.maximum(probabilities, SMALLEST))
+    # the library reads raw memory: it wants C order, and refuses arrays that cannot be written
+    crf.setUnaryEnergy(np.require(energies.reshape(labels, -1), np.float32, ["C", "W"]))
+    if settings.gaussian_weight:
+        crf.addPairwiseGaussian(sxy=settings.gaussian_xy, compat=settings.gaussian_weight)
+    if settings.bilateral_weight:
+        crf.addPairwiseBilateral(
+            sxy=settings.bilateral_xy,
+            srgb=settings.bilateral_rgb,
+            rgbim=np.require(image, np.uint8, ["C", "W"]),
+            compat=settings.bilateral_weight,
+        )
+    # a copy: the result is a view of memory that goes with `crf`
+    return np.array(crf.inference(settings.iterations), np.float32).reshape(labels, height, width)
+
+
+def crf_mask(
+    image: UInt8[np.ndarray, "H W 3"], probabilities: Float32[np.ndarray, "K H W"], settings: Crf
+) -> UInt8[np.ndarray, "H W"]:
+    """The label with the largest posterior of each pixel."""
+    return dense_crf(image, probabilities, settings).argmax(0).astype(np.uint8)
+
+
+def in_processes(function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Result]:
+    """`function(*task)` for each task, in order, computed by `workers` processes while the tasks are still being made.
+
+    Processes, because the CRF library holds Python's lock all the time. At most `AHEAD` tasks a process are under way, so
+    that memory stays bounded. No workers: everything happens in this process.
+    """
+    if workers == 0:
+        yield from (function(*task) for task in tasks)
+        return
+    # spawned: a process forked after torch has started its threads may hang
+    spawn = multiprocessing.get_context("spawn")
+    with _main_hidden(), ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        waiting = deque()
+        for task in tasks:
+            waiting.append(pool.submit(function, *task))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Keeps spawned processes from running the main script, which they would import by its path, and with it the whole job."""
+    main = sys.modules["__main__"]
+    path = main.__dict__.pop("__file__", None)
+    try:
+        yield
+    finally:
+        if path is not None:
+            main.__file__ = path

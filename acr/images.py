@@ -1,0 +1,135 @@
+"""The only door for pixels: RGB photographs and palette masks, read, written, resized and cropped.
+
+A photograph is (H, W, 3) uint8 in the order red, green, blue; a mask is (H, W) uint8 with the values of `acr.shapes`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32, Shaped, UInt8
+from PIL import Image
+
+from acr.files import atomic
+
+
+def palette() -> UInt8[np.ndarray, "256 3"]:
+    """The VOC colours: bit 3 i + j of a mask value is bit 7 - i of colour channel j (VOCdevkit's `VOClabelcolormap`)."""
+    values = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for i in range(8):
+        for j in range(3):
+            colours[:, j] |= ((values >> (3 * i + j) & 1) << (7 - i)).astype(np.uint8)
+    return colours
+
+
+def resize_image(image: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    """The photograph at `height` x `width`: areas are averaged when neither side grows, else pixels are interpolated linearly.
+
+    Plain linear interpolation would skip pixels of a photograph that shrinks by more than two, and so alias.
+    """
+    grows = height > image.shape[0] or width > image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR if grows else cv2.INTER_AREA)
+
+
+def resize_mask(mask: UInt8[np.ndarray, "H W"], height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
+    """The mask at `height` x `width`, each pixel with the value of the pixel its centre falls into.
+
+    OpenCV's plain INTER_NEAREST takes a pixel's corner for its centre and would shift masks against photographs.
+    """
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def crop(
+    array: Shaped[np.ndarray, "H W *channels"],
+    top: int,
+    left: int,
+    size: int,
+    fill: int | float | Sequence[int | float] | np.ndarray,
+) -> Shaped[np.ndarray, "{size} {size} *channels"]:
+    """The window of `size` x `size` pixels whose first pixel is (top, left), a copy; what lies outside `array` is `fill`.
+
+    `top` and `left` may be negative, and the window may lie outside altogether. `fill` is one value or one per channel.
+    """
+    window = np.empty((size, size, *array.shape[2:]), array.dtype)
+    window[:] = fill
+    height, width = array.shape[:2]
+    rows = slice(max(top, 0), max(min(top + size, height), 0))
+    columns = slice(max(left, 0), max(min(left + size, width), 0))
+    inside = array[rows, columns]
+    first_row, first_column = rows.start - top, columns.start - left
+    window[first_row : first_row + inside.shape[0], first_column : first_column + inside.shape[1]] = inside
+    return window
+
+
+# ---- disk ----------------------------------------------------------------------------------------------------------------
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The photograph as RGB; grey, palette and CMYK files are converted, transparency is dropped.
+
+    The pixels are taken as they are stored, an EXIF orientation is not applied: masks are drawn on the stored pixels.
+
+    Raises:
+        ValueError: the file is missing, cut short or no image; the sentence names it.
+    """
+    with _opened(path) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+def read_mask(path: str | Path) -> UInt8[np.ndarray, "H W"]:
+    """The values of a palette or grey 8-bit PNG (class index + 1, 0 background, 255 void), whatever their colours.
+
+    Raises:
+        ValueError: the file is missing, damaged or holds colours instead of values; the sentence names it.
+    """
+    with _opened(path) as picture:
+        if picture.mode not in ("P", "L"):
+            raise ValueError(
+                f"{path} has pixels of mode {picture.mode}, but a mask must be an 8-bit palette or grey PNG; "
+                "save it again with class index + 1 as the value of each pixel"
+            )
+        return np.array(picture)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) in pixels of an image or mask file, from its header alone; a ValueError names an unreadable file."""
+    with _opened(path) as picture:
+        return picture.height, picture.width
+
+
+def write_image(path: str | Path, rgb: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Writes an RGB photograph whole or not at all, in the format of the path's suffix."""
+    with atomic(path) as temporary:
+        Image.fromarray(rgb).save(temporary)
+
+
+def write_mask(path: str | Path, mask: UInt8[np.ndarray, "H W"]) -> None:
+    """Writes a mask whole or not at all, as a PNG with the VOC colours."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(_PALETTE)
+    with atomic(path) as temporary:
+        picture.save(temporary)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """The opened file; whatever Pillow raises over a damaged one becomes one sentence that names it."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist, but an image was expected there; check the data set's root") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}); replace it or take it out of the list") from None
+
+
+_PALETTE = palette().tobytes()
+
+
+def upsample(maps: Float[np.ndarray, "K h w"], height: int, width: int) -> Float32[np.ndarray, "K H W"]:
+    """Maps at the size of an image, bilinear with half-pixel centres (as torch with align_corners=False)."""
+    planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in maps.astype(np.float32)]
+    return np.stack(planes) if planes else np.zeros((0, height, width), np.float32)

@@ -1,0 +1,99 @@
+"""Vision transformers of timm as classifiers that leave a Trace; and the small one that the default data set trains."""
+
+from typing import Any
+
+import timm
+from jaxtyping import Float
+from timm.models import register_model
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from acr.models.features import Normalise
+from acr.models.trace import Trace, recorded
+from acr.shapes import Grid
+
+
+class VitClassifier(nn.Module):
+    """A timm vision transformer whose class token is classified; any input size that its patches divide.
+
+    deviates: the class token is read after the final LayerNorm, as the backbone was pretrained; the official code reads
+    it before.
+    """
+
+    def __init__(self, backbone: str, classes: int, normalisation: str) -> None:
+        super().__init__()
+        self.normalise = Normalise(backbone, normalisation)
+        self.network = timm.create_model(backbone, num_classes=classes, dynamic_img_size=True)
+        if getattr(self.network, "cls_token", None) is None:
+            raise ValueError(f"backbone {backbone!r} has no class token; choose a ViT or DeiT of timm")
+        for block in self.network.blocks:
+            block.attn.fused_attn = False  # the fused kernel never forms the attention matrix
+
+    @property
+    def patch(self) -> int:
+        """Pixels a side of one patch token."""
+        return int(self.network.patch_embed.feat_ratio())
+
+    def forward(self, images: Float[Tensor, "B 3 H W"], differentiate_from: int | None = None) -> Trace:
+        """The trace of RGB `images` in [0, 1]; see `acr.models.trace.recorded` for `differentiate_from`."""
+        with recorded(self.network.blocks, differentiate_from) as attentions:
+            features = self.network.forward_features(self.normalise(images))
+        grid = Grid(images.shape[-2] // self.patch, images.shape[-1] // self.patch)
+        special = self.network.num_prefix_tokens
+        assert features.shape[1] == special + grid.patches, (features.shape, grid)
+        return Trace(self.network.forward_head(features), tuple(attentions), features, grid, special)
+
+
+class ConvolutionalStem(nn.Module):
+    """Patch tokens from three stride-2 and `extra` stride-1 3x3 convolutions, where timm expects a patch embedding.
+
+    A transformer this small learns nothing in minutes from a linear patch embedding.
+    """
+
+    def __init__(
+        self,
+        img_size: int,
+        patch_size: int,
+        in_chans: int,
+        embed_dim: int,
+        widths: tuple[int, ...] = (32, 64, 128),
+        extra: int = 2,
+        output_fmt: str = "NLC",
+        **_: Any,  # timm hands over options of its own patch embedding
+    ) -> None:
+        super().__init__()
+        assert patch_size == 2 ** len(widths), (patch_size, widths)
+        self.patch_size = (patch_size, patch_size)
+        self.grid_size = (img_size // patch_size, img_size // patch_size)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        self.spatial = output_fmt == "NHWC"  # what timm asks for when the image size may vary
+        channels = [in_chans, *widths, *[widths[-1]] * extra]
+        strides = [2] * len(widths) + [1] * extra
+        layers = [self._layer(*layer) for layer in zip(channels, channels[1:], strides, strict=False)]
+        self.body = nn.Sequential(*layers, nn.Conv2d(channels[-1], embed_dim, 1))
+
+    @staticmethod
+    def _layer(channels: int, width: int, stride: int) -> nn.Module:
+        convolution = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+    def feat_ratio(self) -> int:
+        return self.patch_size[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.body(images).permute(0, 2, 3, 1)
+        return tokens if self.spatial else tokens.flatten(1, 2)
+
+
+@register_model
+def vit_stem8_96(pretrained: bool = False, **options: Any) -> VisionTransformer:
+    """A 4-block, 128-wide transformer on 8-pixel tokens of 96-pixel images; it has no pretrained weights."""
+    assert not pretrained
+    size = {"img_size": 96, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0}
+    known = {key: value for key, value in options.items() if not key.startswith("pretrained_") and key != "cache_dir"}
+    return VisionTransformer(embed_layer=ConvolutionalStem, **size, **known)
+
+
+def build_classifier(description: dict[str, Any]) -> VitClassifier:
+    """The classifier that a model.json describes, with random weights."""
+    return VitClassifier(description["backbone"], len(description["classes"]), description["normalisation"])

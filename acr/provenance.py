@@ -1,0 +1,95 @@
+"""What made an artefact: its recipe, what it was made from, versions and commit; and what code it depends on."""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from acr.files import digest, write_json
+
+PACKAGE = Path(__file__).parent
+LIBRARIES = ("acr", "torch", "timm", "numpy", "opencv-python-headless", "pydensecrf2")
+
+
+def fingerprint(script: str | Path) -> str:
+    """A digest of a script, of the modules of this package that it imports, and of all that these import.
+
+    Comments, docstrings and layout do not count: an edit of them changes no result.
+    """
+    code = hashlib.sha256(_source(Path(script))[0].encode())
+    for module in sorted(_closure(_source(Path(script))[1])):
+        code.update(f"{module}\0{_source(_file(module))[0]}\0".encode())
+    return code.hexdigest()[:16]
+
+
+def _closure(modules: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in found and _file(module) is not None:
+            found.add(module)
+            waiting += _source(_file(module))[1]
+    return found
+
+
+def _file(module: str) -> Path | None:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    candidates = (path / "__init__.py", path.with_suffix(".py"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+@functools.cache
+def _source(path: Path) -> tuple[str, tuple[str, ...]]:
+    """The code of a file without comments and docstrings, and the names of this package that it imports."""
+    tree = ast.parse(path.read_text())
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+        _drop_docstring(node)
+    own = (module for module in modules if module.split(".")[0] == PACKAGE.name)
+    # unparse, not dump: its text does not change between versions of Python that parse alike
+    return ast.unparse(tree), tuple(sorted(own))
+
+
+def _drop_docstring(node: ast.AST) -> None:
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        return
+    first = node.body[0] if node.body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        node.body[0] = ast.Expr(ast.Constant(None))
+
+
+def write_provenance(path: str | Path, recipe: str, inputs: Iterable[str | Path | None]) -> None:
+    """Writes what made an artefact: resolved recipe, SHA-256 of each input file, versions, commit and machine."""
+    write_json(
+        path,
+        {
+            "recipe": json.loads(recipe),
+            "inputs": {str(item): digest(item) for item in inputs if item},
+            "versions": {"python": platform.python_version(), **_versions()},
+            "commit": _commit(),
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
+    return {library: installed[library] for library in LIBRARIES if library in installed}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package lies in, with a + where it has changes; None outside a checkout."""
+    try:
+        command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

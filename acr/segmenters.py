@@ -1,0 +1,162 @@
+"""Segmenters: DeepLabV2 trained on pseudo labels, and the masks it predicts (Chen et al., TPAMI 2018; App. A).
+
+The recipe is that of kazuto1011/deeplab-pytorch, which the field trains with.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from acr import config
+from acr.augmentations import augment, random_window
+from acr.classifiers import write_history
+from acr.config import Execution, Predictions, Segmenter
+from acr.crf import crf_mask, in_processes
+from acr.datasets import Split, read_split, shard_of
+from acr.files import read_json, write_arrays
+from acr.images import crop, read_image, read_mask, resize_image, resize_mask
+from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_scales, maximum, upsample
+from acr.models.weights import load_state, load_weights, save_model
+from acr.provenance import write_provenance
+from acr.shapes import VOID
+from acr.training import device_of, fit, freeze_norm
+
+
+def cross_entropy(logits: Float[Tensor, "B K h w"], labels: UInt8[Tensor, "B h w"]) -> Float[Tensor, ""]:
+    """The mean over cells that are not VOID; 0 where all are."""
+    total = functional.cross_entropy(logits, labels.long(), ignore_index=VOID, reduction="sum")
+    return total / (labels != VOID).sum().clamp(min=1)
+
+
+class Objective(nn.Module):
+    """Cross-entropy summed over scale 1, the recipe's `loss_scales`, and the maximum of the logits over all of these."""
+
+    def __init__(self, model: DeepLabV2, loss_scales: Sequence[float]) -> None:
+        super().__init__()
+        self.model, self.scales = model, (1.0, *loss_scales)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms, of which `loss` is the sum, for uint8 images "B 3 H W" and uint8 masks "B H W"."""
+        logits = logits_at_scales(self.model, batch["image"].float() / 255, self.scales)
+        compared = {f"scale_{scale:g}": each for scale, each in zip(self.scales, logits, strict=True)}
+        if len(logits) > 1:
+            compared["maximum"] = maximum(logits)
+        terms = {
+            name: cross_entropy(each, labels_at(batch["mask"], *each.shape[-2:], self.model.stride))
+            for name, each in compared.items()
+        }
+        return {"loss": sum(terms.values()), **terms}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training image and its pseudo label: augmented, resized, and cropped with padding of the mean colour and VOID."""
+
+    split: Split
+    masks: str
+    recipe: Segmenter
+    fill: tuple[int, int, int]
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        record, size = self.split.records[index], self.recipe.crop_size
+        path = Path(self.masks) / f"{record.image_id}.png"
+        image, mask = read_image(record.image), read_mask(path)
+        check_mask(mask, image, len(self.split.classes), path)
+        image, mask = augment((image, mask), self.recipe.augmentations, rng)
+        scale = rng.choice(self.recipe.crop_scales)
+        height, width = (max(1, round(scale * side)) for side in mask.shape)
+        top, left = random_window(rng, height, width, size)
+        image = crop(resize_image(image, height, width), top, left, size, self.fill)
+        mask = crop(resize_mask(mask, height, width), top, left, size, VOID)
+        return {"image": np.ascontiguousarray(image.transpose(2, 0, 1)), "mask": mask}
+
+
+def check_mask(mask: UInt8[np.ndarray, "H W"], image: UInt8[np.ndarray, "i j 3"], classes: int, path: Path) -> None:
+    """Refuses a mask of another size than its image, or with a value that is no class, by a ValueError."""
+    if mask.shape != image.shape[:2]:
+        size, expected = ("{} x {}".format(*shape) for shape in (mask.shape, image.shape[:2]))
+        raise ValueError(f"mask {path} is {size} pixels, but its image is {expected}; make the masks again")
+    largest = mask.max(where=mask != VOID, initial=0)
+    if largest > classes:
+        raise ValueError(f"mask {path} holds the value {largest}, but there are {classes} classes; check classes.txt")
+
+
+@torch.inference_mode()
+def scores(model: DeepLabV2, image: UInt8[np.ndarray, "H W 3"], scales: Sequence[float]) -> Float32[np.ndarray, "K H W"]:
+    """Probabilities of background and classes at every pixel: softmax of the maximum of the logits over `scales`."""
+    device = model.backbone.normalise.mean.device
+    images = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
+    logits = maximum(logits_at_scales(model, images, scales))
+    # the maximum lies on the grid of the largest scale: from there to the pixels of the image
+    return upsample(logits, *image.shape[:2], model.stride).softmax(1)[0].cpu().numpy()
+
+
+# ---- disk ----------------------------------------------------------------------------------------------------------------
+
+
+def train_segmenter(*, split: str, masks: str, weights: str | None, recipe: str, execution: Mapping, folder: str) -> None:
+    """Trains a `segmenters` recipe and writes model, history and provenance into `folder`.
+
+    Args:
+        split: table of the training split.
+        masks: folder of the pseudo labels, {image_id}.png.
+        weights: initial weights of the backbone; None starts from random values.
+        recipe: a Segmenter.
+        execution: how to run.
+        folder: where model.safetensors, model.json, history.csv and provenance.json go.
+    """
+    wanted, data = config.load(Segmenter, recipe), read_split(split)
+    torch.manual_seed(wanted.training.random_state)
+    keys = ("backbone", "options", "stride", "dilations", "normalisation")
+    description = {"classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
+    model = build_deeplab(description)
+    load_weights(model.backbone.network, weights)
+    if wanted.freeze_norm:
+        freeze_norm(model)
+    sample = Sample(data, masks, wanted, model.backbone.normalise.fill)
+    how = config.build(Execution, execution, "execution")
+    objective = Objective(model, wanted.loss_scales)
+    history = fit(objective, len(data.records), sample, wanted.training, how, Path(f"{folder}.checkpoint"))
+    save_model(folder, model, description)
+    write_history(folder, history)
+    write_provenance(Path(folder) / "provenance.json", recipe, [split, weights])
+
+
+def read_segmenter(model: str | Path) -> DeepLabV2:
+    """The segmenter of a model.safetensors and the model.json beside it, frozen and in evaluation mode."""
+    network = build_deeplab(read_json(Path(model).with_suffix(".json")))
+    load_state(network, model)
+    return network.requires_grad_(False).eval()
+
+
+def _masks(model: DeepLabV2, data: Split, recipe: Predictions, workers: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
+    images = (read_image(record.image) for record in data.records)
+    scored = ((image, scores(model, image, recipe.scales)) for image in images)
+    if recipe.crf is None:
+        return (probabilities.argmax(0).astype(np.uint8) for _, probabilities in scored)
+    return in_processes(crf_mask, ((*both, recipe.crf) for both in scored), workers)
+
+
+def predict_shard(*, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str) -> None:
+    """Writes the predicted masks of one shard of a split, such as `0-of-4`, as an npz archive.
+
+    Args:
+        split: table of the split.
+        model: model.safetensors of the segmenter.
+        recipe: a Predictions; its CRFs run in `execution.workers` processes beside the network.
+        execution: how to run.
+        shard: which images.
+        output: the archive of uint8 masks "H W" by image_id.
+    """
+    wanted, how = config.load(Predictions, recipe), config.build(Execution, execution, "execution")
+    data = shard_of(read_split(split), shard)
+    masks = _masks(read_segmenter(model).to(device_of(how)), data, wanted, how.workers)
+    progress = tqdm(masks, total=len(data.records), desc="predictions", disable=None)
+    write_arrays(output, zip((record.image_id for record in data.records), progress, strict=True))

@@ -1,0 +1,387 @@
+"""The pairs, the loss, the walk and the confident labels of PSA, against loops, dense matrices and cases worked out by hand."""
+
+import itertools
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from acr import affinities
+from acr.affinities import (
+    Objective,
+    Sample,
+    affinity,
+    affinity_loss,
+    confident_labels,
+    label_shard,
+    majority,
+    neighbours,
+    pair_labels,
+    random_walk,
+    train_affinity,
+    transition,
+)
+from acr.config import Affinity, ConfidentLabels, Training, canonical
+from acr.datasets import Record, Split
+from acr.datasets.base import write_classes, write_split
+from acr.files import Arrays, read_json, write_arrays
+from acr.images import write_image
+from acr.models.affinity_net import AffinityNet
+from acr.shapes import VOID, Grid
+
+WINDOW = Grid(6, 5)
+RADIUS = 3
+
+
+def each_pair(grid, radius):
+    """All pairs of cells nearer than `radius`, by four loops, in the order of `affinities`."""
+    for y, x in neighbours(radius):
+        for row, column in itertools.product(range(grid.height), range(grid.width)):
+            if 0 <= row + y < grid.height and 0 <= column + x < grid.width:
+                yield (row, column), (row + y, column + x)
+
+
+def random_features(grid, count=1, seed=0):
+    return torch.randn(count, 7, *grid, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def walk_matrix(grid, radius, exponent=2.0, seed=0):
+    offsets = neighbours(radius)
+    return transition(affinity(random_features(grid, seed=seed), offsets)[0].numpy(), grid, offsets, exponent)
+
+
+def test_psa_has_34_neighbours():
+    assert len(neighbours(5)) == 34
+    assert neighbours(2) == ((0, 1), (1, -1), (1, 0), (1, 1))
+    with pytest.raises(ValueError, match="radius is 1, which leaves a cell without neighbours"):
+        neighbours(1)
+
+
+@given(st.integers(2, 7))
+def test_neighbours_and_their_opposites_fill_the_disc_without_its_centre(radius):
+    half = set(neighbours(radius))
+    opposite = {(-y, -x) for y, x in half}
+    span = range(-radius, radius + 1)
+    assert not half & opposite
+    assert half | opposite == {(y, x) for y in span for x in span if 0 < math.hypot(y, x) < radius}
+
+
+def test_affinities_are_those_of_four_loops():
+    features = random_features(WINDOW)
+    found = affinity(features, neighbours(RADIUS))[0]
+    expected = [torch.exp(-(features[0, :, *i] - features[0, :, *j]).abs().mean()) for i, j in each_pair(WINDOW, RADIUS)]
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_pair_labels_are_those_of_four_loops():
+    labels = torch.tensor(np.random.default_rng(0).choice([0, 1, 2, VOID], (1, *WINDOW)))
+    found = [chosen[0].tolist() for chosen in pair_labels(labels, neighbours(RADIUS))]
+    expected = [[], [], []]
+    for i, j in each_pair(WINDOW, RADIUS):
+        first, second = labels[0, *i].item(), labels[0, *j].item()
+        known = VOID not in (first, second)
+        expected[0].append(known and first == second == 0)
+        expected[1].append(known and first == second > 0)
+        expected[2].append(known and first != second)
+    assert found == expected
+    assert all(sum(chosen) > 5 for chosen in found)
+
+
+def test_the_loss_is_that_of_a_loop():
+    rng = np.random.default_rng(1)
+    labels = torch.tensor(rng.choice([0, 1, 2, VOID], (2, *WINDOW)))
+    values = affinity(random_features(WINDOW, count=2), neighbours(RADIUS))
+    sums, counts = dict.fromkeys("bfn", 0.0), dict.fromkeys("bfn", 0)
+    for image in range(2):
+        for value, (i, j) in zip(values[image].tolist(), each_pair(WINDOW, RADIUS), strict=True):
+            first, second = labels[image, *i].item(), labels[image, *j].item()
+            if VOID in (first, second):
+                continue
+            kind = "n" if first != second else "f" if first else "b"
+            sums[kind] -= math.log(1 + 1e-5 - value if kind == "n" else value + 1e-5)
+            counts[kind] += 1
+    background, foreground, negative = (sums[kind] / counts[kind] for kind in "bfn")
+    terms = affinity_loss(values, pair_labels(labels, neighbours(RADIUS)))
+    assert terms["background"].item() == pytest.approx(background, rel=1e-12)
+    assert terms["foreground"].item() == pytest.approx(foreground, rel=1e-12)
+    assert terms["negative"].item() == pytest.approx(negative, rel=1e-12)
+    assert terms["loss"].item() == pytest.approx(background / 4 + foreground / 4 + negative / 2, rel=1e-12)
+
+
+def test_the_loss_of_three_cells_by_hand():
+    # cells 0 0 1: one background pair of affinity 1, one negative of affinity e^-2
+    features = torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64).view(1, 1, 1, 3)
+    labels = torch.tensor([0, 0, 1]).view(1, 1, 3)
+    terms = affinity_loss(affinity(features, ((0, 1),)), pair_labels(labels, ((0, 1),)))
+    assert terms["background"].item() == pytest.approx(0, abs=2e-5)
+    assert terms["foreground"].item() == 0
+    assert terms["negative"].item() == pytest.approx(-math.log(1 - math.exp(-2)), abs=2e-5)
+
+
+def test_void_everywhere_gives_no_loss_and_no_gradient():
+    features = random_features(WINDOW).requires_grad_()
+    labels = torch.full((1, *WINDOW), VOID)
+    loss = affinity_loss(affinity(features, neighbours(RADIUS)), pair_labels(labels, neighbours(RADIUS)))["loss"]
+    loss.backward()
+    assert loss.item() == 0
+    assert not features.grad.any()
+
+
+def test_equal_features_have_affinity_one_and_finite_gradients():
+    features = torch.ones(1, 7, *WINDOW, requires_grad=True)
+    found = affinity(features, neighbours(RADIUS))
+    assert (found == 1).all()
+    labels = torch.tensor(np.random.default_rng(0).choice([0, 1], (1, *WINDOW)))
+    affinity_loss(found, pair_labels(labels, neighbours(RADIUS)))["loss"].backward()
+    assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("grid", [WINDOW, Grid(1, 1), Grid(2, 2), Grid(1, 7), Grid(7, 1), Grid(3, 4)])
+@pytest.mark.parametrize("radius", [2, 5])
+def test_the_transition_is_that_of_the_dense_matrix(grid, radius):
+    features = random_features(grid)
+    dense = np.eye(grid.patches)
+    for i, j in each_pair(grid, radius):
+        value = math.exp(-(features[0, :, *i] - features[0, :, *j]).abs().mean().item()) ** 3
+        first, second = i[0] * grid.width + i[1], j[0] * grid.width + j[1]
+        dense[first, second] = dense[second, first] = value
+    found = transition(affinity(features, neighbours(radius))[0].numpy(), grid, neighbours(radius), 3.0)
+    assert isinstance(found, sparse.dia_array)
+    np.testing.assert_allclose(found.toarray(), dense / dense.sum(0), rtol=0, atol=1e-14)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(2, 5), st.integers(0, 60), st.integers(0, 99))
+def test_the_walk_equals_powers_of_the_dense_matrix(height, width, radius, steps, seed):
+    grid = Grid(height, width)
+    matrix = walk_matrix(grid, radius, seed=seed)
+    maps = np.random.default_rng(seed).random((3, *grid))
+    expected = maps.reshape(3, -1) @ np.linalg.matrix_power(matrix.toarray(), steps)
+    np.testing.assert_allclose(random_walk(maps, matrix, steps).reshape(3, -1), expected, rtol=0, atol=1e-10)
+
+
+def test_a_walk_keeps_constants_and_stays_in_range():
+    maps = np.random.default_rng(0).random((3, *WINDOW))
+    maps[1] = 0.37
+    walked = random_walk(maps, walk_matrix(WINDOW, RADIUS), steps=40)
+    np.testing.assert_allclose(walked[1], 0.37, rtol=1e-13)
+    for before, after in zip(maps[[0, 2]], walked[[0, 2]], strict=True):
+        assert before.min() < after.min() < after.max() < before.max()
+
+
+def test_a_walk_in_single_precision_stays_in_it():
+    matrix = transition(np.full(len(list(each_pair(WINDOW, RADIUS))), 0.5, np.float32), WINDOW, neighbours(RADIUS), 8.0)
+    assert random_walk(np.ones((2, *WINDOW), np.float32), matrix, 3).dtype == np.float32
+    assert random_walk(np.ones((0, *WINDOW), np.float32), matrix, 3).shape == (0, *WINDOW)
+
+
+def test_a_large_exponent_stops_the_walk_and_zero_forgets_the_image():
+    maps = np.random.default_rng(0).random((2, *WINDOW)).astype(np.float32)
+    features = 5 * random_features(WINDOW).float()
+    values = affinity(features, neighbours(RADIUS))[0].numpy()
+    still = transition(values, WINDOW, neighbours(RADIUS), 1e4)
+    np.testing.assert_array_equal(random_walk(maps, still, 50), maps)
+    blind = transition(values, WINDOW, neighbours(RADIUS), 0.0)
+    # the 5 x 5 cells nearer than 3 to (3, 2) all lie inside the grid
+    np.testing.assert_allclose(random_walk(maps, blind, 1)[:, 3, 2], maps[:, 1:6].mean((1, 2)), rtol=1e-6)
+
+
+def test_walks_do_not_cross_a_wall():
+    features = torch.zeros(1, 1, 4, 8)
+    features[..., 4:] = 1000.0
+    offsets = neighbours(5)
+    matrix = transition(affinity(features, offsets)[0].numpy(), Grid(4, 8), offsets, 1.0)
+    maps = np.zeros((1, 4, 8), np.float32)
+    maps[0, 0, 0] = 1
+    walked = random_walk(maps, matrix, 300)
+    assert (walked[0, :, :4] > 0.01).all()
+    assert (walked[0, :, 4:] == 0).all()
+
+
+def scene():
+    """A dark square on a bright ground, and a map of it that is sure inside, unsure in a ring and zero outside."""
+    image = np.full((32, 32, 3), 220, np.uint8)
+    image[10:22, 10:22] = 30
+    maps = np.zeros((2, 32, 32), np.float32)
+    maps[1, 12:20, 12:20] = 1
+    return image, maps
+
+
+def test_confident_labels_without_a_crf_follow_the_two_exponents(monkeypatch):
+    monkeypatch.setattr(affinities, "dense_crf", lambda image, probabilities, settings: probabilities)
+    values = np.array([0.0, 0.1, 0.2, 0.45, 0.55, 1.0], np.float32)
+    maps = np.stack([values, np.zeros(6, np.float32)])[:, None, :]
+    found = confident_labels(np.zeros((1, 6, 3), np.uint8), maps, ConfidentLabels(low=1.0, high=12.0))
+    # background while (1 - v)^12 > v, that is below about 0.14; foreground above 1 - v, that is from 0.5
+    assert found.tolist() == [[0, 0, 255, 255, 1, 1]]
+
+
+def test_confident_labels_hand_the_crf_distributions(monkeypatch):
+    seen = []
+    monkeypatch.setattr(affinities, "dense_crf", lambda image, scores, settings: seen.append(scores) or scores)
+    image, maps = scene()
+    confident_labels(image, 0.8 * maps, ConfidentLabels(low=1.0, high=2.0))
+    assert [scores.shape for scores in seen] == [(3, 32, 32)] * 2
+    np.testing.assert_allclose([scores[:, 15, 15] for scores in seen], [[0.2, 0, 0.8], [0.04 / 0.84, 0, 0.8 / 0.84]], rtol=1e-6)
+
+
+def test_confident_labels_follow_the_object():
+    image, maps = scene()
+    found = confident_labels(image, maps, ConfidentLabels())
+    assert (found[12:20, 12:20] == 2).all()
+    assert (found[:4] == 0).all()
+    assert set(np.unique(found)) <= {0, 2, VOID}
+
+
+def test_maps_of_zeros_and_no_maps_are_all_void():
+    image, maps = scene()
+    assert (confident_labels(image, 0 * maps, ConfidentLabels()) == VOID).all()
+    assert (confident_labels(image, maps[:0], ConfidentLabels()) == VOID).all()
+
+
+def test_the_majority_of_a_cell():
+    labels = np.array([[0, 3, 3, 3], [3, 3, 3, 255], [255, 255, 1, 2], [255, 0, 2, 1]], np.uint8)
+    assert majority(labels, 2).tolist() == [[3, 3], [255, 1]]
+    assert majority(labels, 1).tolist() == labels.tolist()
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A split of three small scenes of two classes, the last without a tag, and seeds of it."""
+    image, maps = scene()
+    records = []
+    for index, labels in enumerate([("cat", "dog"), ("dog",), ()]):
+        path = tmp_path / f"{index}.png"
+        write_image(path, np.roll(image, 2 * index, axis=1))
+        records.append(Record(f"image_{index}", path, None, labels))
+    split = Split("train", ("cat", "dog"), tuple(records))
+    write_split(tmp_path / "train.csv", split)
+    write_classes(tmp_path / "classes.txt", split.classes)
+    coarse = maps.reshape(2, 8, 4, 8, 4).mean((2, 4)).astype(np.float16)
+    seeds = {"image_0": coarse, "image_1": coarse[1:], "image_2": coarse[:0]}
+    write_arrays(tmp_path / "maps.npz", seeds.items())
+    return tmp_path, split
+
+
+def make_labels(folder, name, shard="0-of-1", workers=0):
+    output = folder / name
+    label_shard(
+        split=folder / "train.csv",
+        maps=folder / "maps.npz",
+        recipe=canonical(ConfidentLabels()),
+        execution={"workers": workers},
+        shard=shard,
+        output=output,
+    )
+    return Arrays(output)
+
+
+def test_label_shards_hold_masks_of_class_indices(data):
+    folder, _ = data
+    whole = make_labels(folder, "labels.npz")
+    assert list(whole) == ["image_0", "image_1", "image_2"]
+    assert set(np.unique(whole["image_0"])) <= {0, 2, VOID}
+    assert whole["image_1"][15, 17] == 2  # the only map, but class index 1
+    assert (whole["image_2"] == VOID).all()
+    assert all(whole[name].shape == (32, 32) and whole[name].dtype == np.uint8 for name in whole)
+    parts = [make_labels(folder, f"{shard}.npz", shard) for shard in ("0-of-2", "1-of-2")]
+    assert [list(part) for part in parts] == [["image_0", "image_2"], ["image_1"]]
+    for part, name in [(parts[0], "image_0"), (parts[1], "image_1")]:
+        np.testing.assert_array_equal(part[name], whole[name])
+
+
+@pytest.mark.slow
+def test_the_number_of_processes_leaves_no_trace(data):
+    folder, _ = data
+    make_labels(folder, "one.npz")
+    make_labels(folder, "two.npz", workers=2)
+    assert (folder / "one.npz").read_bytes() == (folder / "two.npz").read_bytes()
+
+
+RECIPE = Affinity(
+    seeds="acr",
+    backbone="resnet10t",
+    freeze_norm=False,
+    stride=8,
+    crop_size=24,
+    training=Training(steps=3, batch_size=2, optimiser="adamw", learning_rate=1e-3),
+)
+
+
+@pytest.mark.parametrize("size", [24, 40])
+def test_a_sample_is_a_window_with_the_labels_of_its_cells(data, size):
+    folder, split = data
+    dark = scene()[0][..., 0] == 30
+    write_arrays(folder / "labels.npz", [("image_0", np.where(dark, np.uint8(2), np.uint8(0)))])
+    sample = Sample(split, folder / "labels.npz", Affinity(seeds="acr", stride=4, crop_size=size), (1, 2, 3))
+    found = sample(0, np.random.default_rng(5))
+    assert found["image"].shape == (3, size, size)
+    colours = found["image"].transpose(1, 2, 0)
+    padded = (colours == (1, 2, 3)).all(-1)
+    assert padded.sum() == size**2 - min(size, 32) ** 2
+    expected = np.select([padded, (colours == 30).all(-1)], [VOID, 2], 0).astype(np.uint8)
+    assert (found["labels"] == majority(expected, 4)).all()
+    assert (found["labels"] == 2).any()
+    again = sample(0, np.random.default_rng(5))
+    assert all((found[key] == again[key]).all() for key in found)
+
+
+def test_training_writes_a_network_that_can_be_read_and_is_reproducible(data):
+    folder, _ = data
+    make_labels(folder, "labels.npz")
+    for name in ("a", "b"):
+        train_affinity(
+            split=folder / "train.csv",
+            labels=folder / "labels.npz",
+            weights=None,
+            recipe=canonical(RECIPE),
+            execution={"workers": 0, "device": "cpu"},
+            folder=folder / name,
+        )
+    assert sorted(path.name for path in (folder / "a").iterdir()) == [
+        "history.csv",
+        "model.json",
+        "model.safetensors",
+        "provenance.json",
+    ]
+    assert (folder / "a/model.safetensors").read_bytes() == (folder / "b/model.safetensors").read_bytes()
+    description = read_json(folder / "a/model.json")
+    assert description == {"backbone": "resnet10t", "stride": 8, "normalisation": "native", "options": {}, "radius": 5}
+    assert read_json(folder / "a/provenance.json")["recipe"] == json.loads(json.dumps(asdict(RECIPE)))
+    header, row = (folder / "a/history.csv").read_text().splitlines()
+    assert header == "step,learning_rate,loss,background,foreground,negative"
+    assert float(row.split(",")[0]) == 3
+
+
+def test_a_crop_that_is_no_whole_number_of_cells_is_refused(data):
+    folder, _ = data
+    recipe = canonical(Affinity(seeds="acr", crop_size=100, stride=8))
+    with pytest.raises(ValueError, match="crop_size is 100, but must be a multiple of stride 8"):
+        train_affinity(
+            split=folder / "train.csv", labels="", weights=None, recipe=recipe, execution={}, folder=folder / "network"
+        )
+
+
+def test_training_tells_the_square_from_its_ground():
+    torch.manual_seed(0)
+    image = np.full((64, 64, 3), 220, np.uint8)
+    image[24:40, 16:48] = 30
+    labels = np.zeros((8, 8), np.int64)
+    labels[3:5, 2:6] = 1
+    objective = Objective(AffinityNet("resnet10t", 8, "native", {}), neighbours(5)).train()
+    batch = {"image": torch.from_numpy(image).permute(2, 0, 1)[None], "labels": torch.from_numpy(labels)[None]}
+    optimiser = torch.optim.AdamW(objective.parameters(), 1e-3)
+    losses = []
+    for _ in range(15):
+        optimiser.zero_grad()
+        loss = objective(batch)["loss"]
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]

@@ -1,0 +1,148 @@
+"""The configuration: what is refused, in which words, and what recipes come out."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from acr import config
+from acr.config import Classifier, Crf, Predictions, Training, canonical, check, load
+
+CONFIGS = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
+BASE = {
+    "dataset": "toy",
+    "datasets": {"toy": {"kind": "textures", "size": 32}},
+    "weights": {"net": {"model": "mobilenetv2_100", "normalisation": "half", "options": {"pad_type": "same"}}},
+    "classifiers": {"acr": {"activation": 10, "training": {"learning_rate": 1.0e-3}}},
+    "seeds": {"acr": {"classifier": "acr"}},
+    "affinities": {"psa": {"seeds": "acr"}},
+    "pseudo_labels": {"acr": {"seeds": "acr", "affinity": "psa"}},
+    "segmenters": {"deeplab": {"labels": "acr", "weights": "net", "options": {"width": 2}}},
+    "predictions": {"deeplab": {"segmenter": "deeplab"}},
+}
+
+
+def changed(path: str, value: object) -> dict:
+    """BASE with one dotted key set."""
+    configuration = copy.deepcopy(BASE)
+    *parents, last = path.split(".")
+    place = configuration
+    for key in parents:
+        place = place.setdefault(key, {})
+    place[last] = value
+    return configuration
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("dataset", "toi", "dataset is 'toi', which `datasets` does not describe; did you mean 'toy'?"),
+        ("datasets.toy.kind", "voc", "datasets.toy.kind is 'voc', which is no kind of data set; did you mean 'voc12'?"),
+        ("datasets.toy.sise", 3, "datasets.toy has no key 'sise'; did you mean 'size'?"),
+        ("seed", {}, "the configuration has no key 'seed'; did you mean 'seeds'?"),
+        ("classifiers.acr.activatoin", 1, "classifiers.acr has no key 'activatoin'; did you mean 'activation'?"),
+        ("classifiers.acr.distance", "L1", "classifiers.acr.distance is 'L1'; it must be one of l1, l2, smooth_l1"),
+        (
+            "classifiers.acr.training.learning_rate",
+            "1e-4",
+            "classifiers.acr.training.learning_rate is '1e-4', but must be a number (YAML reads 1e-4 as text: write 1.0e-4)",
+        ),
+        ("classifiers.acr.training.batch_size", 2.5, "classifiers.acr.training.batch_size is 2.5, but must be a whole number"),
+        ("classifiers.acr.training.batch_size", 0, "classifiers.acr.training.batch_size is 0, but must be positive"),
+        ("classifiers.acr.training.epochs", -1, "classifiers.acr.training.epochs is -1.0, but must not be negative"),
+        ("classifiers.acr.activation", True, "classifiers.acr.activation is True, but must be a number"),
+        (
+            "classifiers.acr.views",
+            ["hflop"],
+            "classifiers.acr.views[0] is 'hflop', and there is no view 'hflop'; did you mean 'hflip'?",
+        ),
+        ("classifiers.acr.views", "hflip", "classifiers.acr.views is 'hflip', but must be a list"),
+        ("classifiers.acr.long_side", [1], "classifiers.acr.long_side is [1], but must be a list of 2"),
+        ("classifiers.acr", 3, "classifiers.acr is 3, but must be a mapping of keys to values"),
+        ("classifiers", [1], "classifiers is [1], but must be a mapping of names to recipes"),
+        (
+            "seeds.acr.classifier",
+            "acl",
+            "seeds.acr.classifier is 'acl', which `classifiers` does not define; did you mean 'acr'?",
+        ),
+        ("seeds.acr", {}, "seeds.acr lacks the key 'classifier', which has no default"),
+        ("seeds.acr.layers", 0, "seeds.acr.layers is 0, but must be positive"),
+        ("seeds.star", {"extends": "acx"}, "seeds.star extends 'acx', which is not in seeds; did you mean 'acr'?"),
+        ("seeds.star", {"extends": "star"}, "seeds.star extends itself through star -> star"),
+        ("seeds.a/b", {"classifier": "acr"}, "seeds.a/b cannot name files; use letters, digits, _ and -"),
+        ("pseudo_labels.acr.background", "otsi", "pseudo_labels.acr.background is 'otsi'; did you mean 'otsu'?"),
+        ("tables.t", {"rows": [{"name": "x", "seeds": "b"}]}, "tables.t.rows[0].seeds is 'b', which `seeds` does not define; "),
+        ("execution.shards", 0, "execution.shards is 0, but must be positive"),
+    ],
+)
+def test_a_wrong_key_is_one_clear_sentence(key: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
+        check(changed(key, value))
+    assert str(caught.value).startswith(message)
+
+
+def test_extends_merges_nested_keys() -> None:
+    plan = check(changed("classifiers.slow", {"extends": "acr", "training": {"epochs": 2}}))
+    slow = plan.recipe("classifiers", "slow")
+    assert (slow.activation, slow.training.learning_rate, slow.training.epochs) == (10.0, 1e-3, 2.0)
+
+
+def test_nested_keys_keep_the_stage_s_own_defaults() -> None:
+    plan = check(changed("segmenters.deeplab.training", {"batch_size": 2}))
+    training = plan.recipe("segmenters", "deeplab").training
+    assert (training.batch_size, training.steps, training.learning_rate) == (2, 20_000, 2.5e-4)
+    crf = check(changed("predictions.deeplab.crf", {"iterations": 3})).recipe("predictions", "deeplab").crf
+    assert crf == Crf(3, 1.0, 3.0, 67.0, 3.0, 4.0)
+    assert check(changed("predictions.deeplab.crf", None)).recipe("predictions", "deeplab").crf is None
+
+
+def test_a_network_is_built_and_fed_as_its_weights_require() -> None:
+    segmenter = check(BASE).recipe("segmenters", "deeplab")
+    assert segmenter.normalisation == "half"
+    assert segmenter.options == {"pad_type": "same", "width": 2}
+    assert (
+        check(changed("segmenters.deeplab.normalisation", "imagenet")).recipe("segmenters", "deeplab").normalisation
+        == "imagenet"
+    )
+
+
+def test_a_recipe_survives_its_canonical_form() -> None:
+    plan = check(BASE)
+    for section, kind in config.SECTIONS.items():
+        for recipe in plan.recipes[section].values():
+            assert load(kind, canonical(recipe)) == recipe
+
+
+def test_the_canonical_form_tells_two_swapped_values_apart() -> None:
+    one, two = (Classifier(activation=a, affinity=b) for a, b in ((1.0, 2.0), (2.0, 1.0)))
+    assert canonical(one) != canonical(two)
+
+
+def test_the_order_of_keys_does_not_count() -> None:
+    training = {"epochs": 2, "batch_size": 8}
+    recipes = [
+        check(changed("classifiers.acr", {"training": t})).recipe("classifiers", "acr")
+        for t in (training, dict(reversed(training.items())))
+    ]
+    assert canonical(recipes[0]) == canonical(recipes[1])
+
+
+def test_the_defaults_are_the_papers() -> None:
+    """Appendix A and table 2's caption; DeepLab's CRF as FIELD's recipe of kazuto1011/deeplab-pytorch."""
+    classifier = Classifier()
+    assert (classifier.activation, classifier.affinity, classifier.image_size) == (100, 100, 384)
+    assert classifier.training == Training(epochs=15.0, batch_size=4, learning_rate=0.01, weight_decay=5e-4, schedule="poly")
+    assert Predictions(segmenter="any").crf == Crf(10, 1.0, 3.0, 67.0, 3.0, 4.0)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid(path: Path) -> None:
+    plan = check(yaml.safe_load(path.read_text()))
+    assert plan.recipes["predictions"]
+
+
+def test_the_views_named_here_are_those_that_exist() -> None:
+    from acr.views import VIEWS
+
+    assert sorted(config.VIEW_NAMES) == sorted(VIEWS)

@@ -1,0 +1,430 @@
+"""Splits of every kind of data set, made from tiny ones that the tests lay out; every refusal is one sentence."""
+
+import hashlib
+import json
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from acr import config
+from acr.datasets import Record, Split, coco14, fetch_dataset, read_split, shard_of, voc12, write_splits
+from acr.datasets.base import check_files, check_split, write_classes, write_split
+from acr.files import read_json
+from acr.images import read_mask, write_image, write_mask
+from acr.shapes import VOID
+
+CLASSES = ("cat", "dog", "cow")
+
+
+def _record(name: str, *labels: str) -> Record:
+    return Record(name, Path(f"images/{name}.jpg"), None, labels)
+
+
+def _raises(*parts: str):
+    """One sentence, in which all parts stand in this order."""
+    return pytest.raises(ValueError, match=r"^[^\n]*" + r"[^\n]*".join(map(re.escape, parts)) + r"[^\n]*$")
+
+
+# ---- records and splits --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def split():
+    return Split("train", CLASSES, (_record("a", "cow", "cat"), _record("b", "dog"), _record("c"), _record("d", "cow")))
+
+
+def test_tags_and_class_indices_by_hand(split):
+    assert [split.class_indices(record) for record in split.records] == [(0, 2), (1,), (), (2,)]
+    np.testing.assert_array_equal(
+        [split.tags(record) for record in split.records], [[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 1]]
+    )
+    assert split.tags(split.records[0]).dtype == np.float32
+    assert split.class_indices(_record("e", "dog", "dog")) == (1,)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_share_out_the_split(split, count):
+    shards = [shard_of(split, f"{index}-of-{count}") for index in range(count)]
+    assert sorted(record.image_id for shard in shards for record in shard.records) == ["a", "b", "c", "d"]
+    assert all((shard.name, shard.classes) == ("train", CLASSES) for shard in shards)
+    assert [record.image_id for record in shard_of(split, "1-of-2").records] == ["b", "d"]
+
+
+def test_what_is_written_is_read(split, tmp_path):
+    masked = Record("m", Path("/data/with, comma.jpg"), Path("masks/m.png"), ("dog", "cat"))
+    split = Split("mine", CLASSES, (*split.records, masked))
+    write_classes(tmp_path / "classes.txt", CLASSES)
+    write_split(tmp_path / "mine.csv", split)
+    assert read_split(tmp_path / "mine.csv") == split
+    assert (tmp_path / "mine.csv").read_text().splitlines()[:2] == ["image_id,image,mask,labels", "a,images/a.jpg,,cow cat"]
+
+
+@pytest.mark.parametrize(
+    ("records", "parts"),
+    [
+        ((), ["'train' is empty"]),
+        ((_record("a"), _record("a")), ["lists image 'a' twice"]),
+        ((_record("x/a"),), ["'x/a', which cannot name a file"]),
+        ((_record("a", "cat", "mouse"),), ["image 'a'", "'mouse'", "cat, dog, cow"]),
+    ],
+)
+def test_splits_that_cannot_be_used_are_refused(records, parts):
+    with _raises(*parts):
+        check_split(Split("train", CLASSES, records))
+
+
+@pytest.mark.parametrize(
+    ("table", "classes", "parts"),
+    [
+        (None, "cat\n", ["train.csv does not exist"]),
+        ("image,labels\n", "cat\n", ["train.csv has the columns ['image', 'labels']", "image_id,image,mask,labels"]),
+        ("image_id,image,mask,labels\na,b\n", "cat\n", ["line 2 of ", "train.csv has not exactly 4 columns"]),
+        (
+            "image_id,image,mask,labels\na,b,,cat\na,b,,cat,dog\n",
+            "cat\n",
+            ["line 3 of ", "train.csv has not exactly 4 columns"],
+        ),
+        ("image_id,image,mask,labels\na,b,,cat\n", None, ["classes.txt does not exist"]),
+        ("image_id,image,mask,labels\na,b,,cat\n", "", ["classes.txt holds 0 classes"]),
+        ("image_id,image,mask,labels\na,b,,cat\n", "cat\nbig dog\n", ["classes.txt holds the class 'big dog'"]),
+        ("image_id,image,mask,labels\na,b,,cat\n", "cat\ncat\n", ["classes.txt holds the class 'cat'", "distinct"]),
+        ("image_id,image,mask,labels\na,b,,cat\n", "\n".join(map(str, range(255))), ["holds 255 classes", "254"]),
+        ("image_id,image,mask,labels\n", "cat\n", ["'train' is empty"]),
+        ("image_id,image,mask,labels\na,b,,cow\n", "cat\n", ["'a'", "'cow'", "no class"]),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused(tmp_path, table, classes, parts):
+    if table is not None:
+        (tmp_path / "train.csv").write_text(table)
+    if classes is not None:
+        (tmp_path / "classes.txt").write_text(classes)
+    with _raises(*parts):
+        read_split(tmp_path / "train.csv")
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path):
+    write_image(tmp_path / "a.png", np.zeros((4, 6, 3), np.uint8))
+    write_mask(tmp_path / "mask.png", np.zeros((6, 4), np.uint8))
+    record = Record("a", tmp_path / "a.png", tmp_path / "mask.png", ())
+    with _raises("mask.png is 6 x 4 pixels, but its image is 4 x 6"):
+        check_files(Split("train", CLASSES, (record,)))
+    write_mask(tmp_path / "mask.png", np.zeros((4, 6), np.uint8))
+    check_files(Split("train", CLASSES, (record,)))
+
+
+# ---- textures ------------------------------------------------------------------------------------------------------------
+
+
+def test_textures_are_generated_once_and_split(tmp_path):
+    data = config.Textures(root=str(tmp_path / "data"), train="learn", val="hold", train_images=3, val_images=2, size=32)
+    for _ in range(2):
+        fetch_dataset(recipe=config.canonical(data), manifest=tmp_path / "manifest.json")
+        dates = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
+    assert dates == {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
+    assert read_json(tmp_path / "manifest.json") == {
+        "kind": "textures",
+        "root": str(tmp_path / "data"),
+        "generated": {"train": 3, "val": 2, "size": 32, "random_state": 0},
+    }
+
+    write_splits(recipe=config.canonical(data), folder=tmp_path / "splits")
+    assert {path.name for path in (tmp_path / "splits").iterdir()} == {"learn.csv", "hold.csv", "classes.txt"}
+    learn, hold = (read_split(tmp_path / "splits" / f"{name}.csv") for name in ("learn", "hold"))
+    assert [record.image_id for record in learn.records] == ["train_0000", "train_0001", "train_0002"]
+    assert [record.image_id for record in hold.records] == ["val_0000", "val_0001"]
+    for part in (learn, hold):
+        for record in part.records:
+            present = set(np.unique(read_mask(record.mask)).tolist()) - {0}
+            assert {index + 1 for index in part.class_indices(record)} == present
+
+
+def test_textures_that_were_not_fetched_are_missed(tmp_path):
+    with _raises("labels.csv does not exist"):
+        write_splits(recipe=config.canonical(config.Textures(root=str(tmp_path))), folder=tmp_path / "splits")
+
+
+# ---- voc12 ---------------------------------------------------------------------------------------------------------------
+
+OBJECTS = {
+    "2007_1": "<object><name>person</name><difficult>1</difficult><part><name>head</name></part></object>"
+    "<object><name>bird</name></object><object><name>bird</name></object>",
+    "2007_2": "<object><name>tvmonitor</name></object>",
+    "2007_3": "<object><name>cat</name></object>",
+    "2007_4": "<object><name>sofa</name></object>",
+}
+
+
+@pytest.fixture
+def devkit(tmp_path):
+    """VOC with train 2007_1 and 2007_2 and val 2007_3; SBD adds 2007_4 and repeats 2007_1 and 2007_3."""
+    folder = tmp_path / "devkit" / "VOC2012"
+    for name in ("Annotations", "ImageSets/Segmentation"):
+        (folder / name).mkdir(parents=True)
+    for name, objects in OBJECTS.items():
+        write_image(folder / "JPEGImages" / f"{name}.jpg", np.zeros((4, 6, 3), np.uint8))
+        (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+    for name, values in (("2007_1", [3, 15, VOID, 0]), ("2007_2", [20]), ("2007_3", [8])):
+        write_mask(folder / "SegmentationClass" / f"{name}.png", np.resize(np.array(values, np.uint8), (4, 6)))
+    (folder / "ImageSets/Segmentation/train.txt").write_text("2007_2\n2007_1\n")
+    (folder / "ImageSets/Segmentation/val.txt").write_text("2007_3\n")
+    sbd = tmp_path / "devkit" / "benchmark_RELEASE" / "dataset"
+    sbd.mkdir(parents=True)
+    (sbd / "train.txt").write_text("2007_4\n2007_3\n")
+    (sbd / "val.txt").write_text("2007_1\n")
+    return tmp_path / "devkit"
+
+
+def _voc(root: Path, train: str = "train") -> str:
+    return config.canonical(config.Voc12(root=str(root), train=train))
+
+
+def _splits(recipe: str, folder: Path, *names: str) -> list[Split]:
+    write_splits(recipe=recipe, folder=folder)
+    return [read_split(folder / f"{name}.csv") for name in names]
+
+
+def _labels(split: Split) -> dict[str, tuple[str, ...]]:
+    return {record.image_id: record.labels for record in split.records}
+
+
+def test_voc_lists_keep_their_order_and_annotations_give_the_tags(devkit, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train, val = _splits(_voc(devkit), tmp_path / "splits", "train", "val")
+    assert train.classes == voc12.CLASSES
+    assert len(voc12.CLASSES) == 20
+    # a difficult object counts, a part does not, and labels stand in the order of the classes
+    assert list(_labels(train).items()) == [("2007_2", ("tvmonitor",)), ("2007_1", ("bird", "person"))]
+    assert _labels(val) == {"2007_3": ("cat",)}
+    assert train.records[0].image == devkit / "VOC2012" / "JPEGImages" / "2007_2.jpg"
+    assert train.records[0].mask == devkit / "VOC2012" / "SegmentationClass" / "2007_2.png"
+    assert f"tags of train are read from {devkit / 'VOC2012' / 'Annotations'}" in caplog.text
+
+
+def test_train_aug_is_both_sets_without_val_and_has_vocs_own_masks_only(devkit, tmp_path):
+    write_mask(devkit / "VOC2012" / "SegmentationClass" / "2007_4.png", np.zeros((4, 6), np.uint8))
+    train, val = _splits(_voc(devkit, "train_aug"), tmp_path / "splits", "train_aug", "val")
+    assert [record.image_id for record in train.records] == ["2007_1", "2007_2", "2007_4"]
+    assert [record.mask is not None for record in train.records] == [True, True, False]
+    assert val.records[0].mask is not None
+
+
+def test_a_list_of_train_aug_in_the_devkit_makes_sbd_needless(devkit, tmp_path):
+    for path in (devkit / "benchmark_RELEASE" / "dataset").iterdir():
+        path.unlink()
+    (devkit / "benchmark_RELEASE" / "dataset").rmdir()
+    recipe = _voc(devkit, "train_aug")
+    with _raises("exists but lacks benchmark_RELEASE/dataset"):
+        fetch_dataset(recipe=recipe, manifest=tmp_path / "manifest.json")
+    assert not (tmp_path / "manifest.json").exists()
+    (devkit / "VOC2012/ImageSets/Segmentation/train_aug.txt").write_text("2007_4\n2007_1\n")
+    fetch_dataset(recipe=recipe, manifest=tmp_path / "manifest.json")
+    (train,) = _splits(recipe, tmp_path / "splits", "train_aug")
+    assert [(record.image_id, record.mask is not None) for record in train.records] == [("2007_4", False), ("2007_1", True)]
+
+
+def test_without_annotations_a_table_and_without_a_table_the_masks_give_the_tags(devkit, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    (devkit / "VOC2012" / "Annotations").rename(tmp_path / "away")
+    (train,) = _splits(_voc(devkit), tmp_path / "off_masks", "train")
+    assert _labels(train) == {"2007_1": ("bird", "person"), "2007_2": ("tvmonitor",)}
+    assert "tags of train are read off the masks" in caplog.text
+
+    (devkit / "VOC2012" / "labels.csv").write_text("image_id,labels\n2007_1,cow cat\n2007_2,bus\n2007_3,\n")
+    train, val = _splits(_voc(devkit), tmp_path / "off_table", "train", "val")
+    assert _labels(train) == {"2007_1": ("cat", "cow"), "2007_2": ("bus",)}
+    assert _labels(val) == {"2007_3": ()}
+    assert f"tags of train are read from {devkit / 'VOC2012' / 'labels.csv'}" in caplog.text
+
+
+def test_an_existing_devkit_is_found_and_not_touched(devkit, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in devkit.rglob("*")}
+    fetch_dataset(recipe=_voc(devkit, "train_aug"), manifest=tmp_path / "manifest.json")
+    write_splits(recipe=_voc(devkit, "train_aug"), folder=tmp_path / "splits")
+    assert before == {path: path.stat().st_mtime_ns for path in devkit.rglob("*")}
+    assert read_json(tmp_path / "manifest.json") == {"kind": "voc12", "root": str(devkit), "archives": {}}
+
+
+def test_relative_roots_stay_relative(devkit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (train,) = _splits(_voc(Path("devkit")), Path("splits"), "train")
+    assert train.records[0].image == Path("devkit/VOC2012/JPEGImages/2007_2.jpg")
+
+
+VOC = "VOC2012"
+LISTS = "VOC2012/ImageSets/Segmentation"
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "parts"),
+    [
+        (f"{LISTS}/train.txt", None, ["train.txt does not exist", "must list the images"]),
+        (f"{LISTS}/train.txt", "", ["'train' is empty"]),
+        (f"{LISTS}/train.txt", "2007_1 2007_1", ["'2007_1' twice"]),
+        (f"{LISTS}/train.txt", "2007_9", ["2007_9.xml does not exist"]),
+        (f"{VOC}/JPEGImages/2007_1.jpg", None, ["2007_1.jpg does not exist"]),
+        (f"{VOC}/JPEGImages/2007_1.jpg", "text", ["2007_1.jpg cannot be read as an image"]),
+        (f"{VOC}/SegmentationClass/2007_3.png", None, ["2007_3.png does not exist"]),
+        (f"{VOC}/Annotations/2007_1.xml", "<annotation>", ["2007_1.xml is not valid XML"]),
+        (
+            f"{VOC}/Annotations/2007_1.xml",
+            "<annotation><object><name>unicorn</name></object></annotation>",
+            ["image '2007_1'", "'unicorn'", "no class", "aeroplane"],
+        ),
+    ],
+)
+def test_a_damaged_devkit_is_refused_and_nothing_written(devkit, tmp_path, path, content, parts):
+    (devkit / path).unlink()
+    if content is not None:
+        (devkit / path).write_text(content)
+    with _raises(*parts):
+        write_splits(recipe=_voc(devkit), folder=tmp_path / "splits")
+    assert not (tmp_path / "splits").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "parts"),
+    [
+        ("image_id,labels\n2007_1,cat\n", ["labels.csv has no row for image '2007_2'"]),
+        ("image,tags\n2007_1,cat\n", ["labels.csv has the columns ['image', 'tags']"]),
+        ("image_id,labels\n2007_1,cat\n2007_2,unicorn\n", ["image '2007_2'", "'unicorn'"]),
+        (None, ["2007_2.png holds the value 21", "end at 20"]),
+    ],
+)
+def test_tags_that_cannot_be_had_are_told(devkit, tmp_path, table, parts):
+    (devkit / VOC / "Annotations").rename(tmp_path / "away")
+    write_mask(devkit / VOC / "SegmentationClass" / "2007_2.png", np.full((4, 6), 21, np.uint8))
+    if table is not None:
+        (devkit / VOC / "labels.csv").write_text(table)
+    with _raises(*parts):
+        write_splits(recipe=_voc(devkit), folder=tmp_path / "splits")
+
+
+def test_sbds_images_have_no_mask_to_read_tags_off(devkit, tmp_path):
+    (devkit / VOC / "Annotations").rename(tmp_path / "away")
+    with _raises("'2007_4' has no mask to read its tags off"):
+        write_splits(recipe=_voc(devkit, "train_aug"), folder=tmp_path / "splits")
+
+
+def test_a_root_that_is_no_devkit_is_told(tmp_path):
+    with _raises(f"{tmp_path} exists but lacks VOC2012/JPEGImages"):
+        fetch_dataset(recipe=_voc(tmp_path), manifest=tmp_path / "manifest.json")
+
+
+@pytest.mark.parametrize("archive", [voc12.VOC, voc12.SBD, *coco14.ARCHIVES], ids=lambda archive: archive.name)
+def test_every_archive_has_a_checksum_of_the_right_length_and_two_mirrors(archive):
+    algorithm, _, digest = archive.checksum.partition(":")
+    assert len(bytes.fromhex(digest)) == hashlib.new(algorithm).digest_size
+    assert len(set(archive.urls)) >= 2
+    assert all(url.endswith(archive.name) for url in archive.urls)
+    assert Path(archive.sign).parts[0] == Path(archive.folder).name
+
+
+# ---- coco14 --------------------------------------------------------------------------------------------------------------
+
+CATEGORIES = [{"id": 90, "name": "toothbrush"}, {"id": 3, "name": "car"}, {"id": 13, "name": "stop sign"}]
+
+
+def _annotation(image: int, category: int, segmentation: object, crowd: int = 0) -> dict:
+    return {"image_id": image, "category_id": category, "segmentation": segmentation, "iscrowd": crowd}
+
+
+def _rectangle(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+# column by column: two pixels off, four on, the remaining 18 of 4 x 6 off
+RUNS = {"counts": [2, 4, 18], "size": [4, 6]}
+
+
+@pytest.fixture
+def coco(tmp_path):
+    for split in ("train", "val"):
+        names = [f"COCO_{split}2014_{number:012d}" for number in (1, 2, 3)]
+        images = [{"id": i, "file_name": f"{name}.jpg", "height": 4, "width": 6} for i, name in enumerate(names)]
+        annotations = [
+            _annotation(0, 90, _rectangle(2, 0, 6, 4)),
+            _annotation(0, 13, _rectangle(4, 0, 6, 2)),
+            _annotation(0, 3, RUNS, crowd=1),
+            _annotation(2, 3, RUNS, crowd=1),
+        ]
+        content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+        path = tmp_path / "coco" / "annotations" / f"instances_{split}2014.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+        for name in names:
+            write_image(tmp_path / "coco" / f"{split}2014" / f"{name}.jpg", np.zeros((4, 6, 3), np.uint8))
+    return tmp_path / "coco"
+
+
+# the crowd's runs end in column 1, the toothbrush (class 3) covers columns 2 to 5, the stop sign (2) its upper right
+MASK = [
+    [0, VOID, 3, 3, 2, 2],
+    [0, VOID, 3, 3, 2, 2],
+    [VOID, 0, 3, 3, 3, 3],
+    [VOID, 0, 3, 3, 3, 3],
+]
+
+
+def _coco(root: Path) -> str:
+    return config.canonical(config.Coco14(root=str(root)))
+
+
+def test_coco_is_drawn_and_split(coco, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    fetch_dataset(recipe=_coco(coco), manifest=tmp_path / "manifest.json")
+    assert read_json(tmp_path / "manifest.json") == {
+        "kind": "coco14",
+        "root": str(coco),
+        "archives": {},
+        "masks_drawn": {"train": 2, "val": 2},
+    }
+    train, val = _splits(_coco(coco), tmp_path / "splits", "train", "val")
+    assert train.classes == ("car", "stop_sign", "toothbrush")
+    # the image without annotations is left out, a crowd is a tag
+    assert _labels(train) == {
+        "COCO_train2014_000000000001": ("car", "stop_sign", "toothbrush"),
+        "COCO_train2014_000000000003": ("car",),
+    }
+    assert val.records[0].image == coco / "val2014" / "COCO_val2014_000000000001.jpg"
+    assert "train: 1 images have no annotation and are left out" in caplog.text
+    np.testing.assert_array_equal(read_mask(train.records[0].mask), MASK)
+
+
+def test_coco_draws_only_the_masks_that_are_absent(coco, tmp_path):
+    fetch_dataset(recipe=_coco(coco), manifest=tmp_path / "manifest.json")
+    kept, lost = sorted((coco / "masks" / "train").iterdir())
+    write_mask(kept, np.ones((4, 6), np.uint8))
+    lost.unlink()
+    fetch_dataset(recipe=_coco(coco), manifest=tmp_path / "manifest.json")
+    assert read_json(tmp_path / "manifest.json")["masks_drawn"] == {"train": 1, "val": 0}
+    assert (read_mask(kept) == 1).all()
+    assert lost.exists()
+
+
+def test_crowds_lie_lowest_and_of_two_objects_the_later_on_top():
+    crowd, first, second = (
+        _annotation(0, 3, RUNS, crowd=1),
+        _annotation(0, 13, _rectangle(0, 0, 6, 4)),
+        _annotation(0, 90, _rectangle(0, 0, 3, 4)),
+    )
+    values = {3: 1, 13: 2, 90: 3}
+    np.testing.assert_array_equal(coco14.rasterise([first, second, crowd], values, 4, 6), [[3, 3, 3, 2, 2, 2]] * 4)
+    np.testing.assert_array_equal(coco14.rasterise([second, first, crowd], values, 4, 6), [[2] * 6] * 4)
+    np.testing.assert_array_equal(coco14.rasterise([], values, 4, 6), np.zeros((4, 6)))
+
+
+def test_compressed_runs_are_read_like_plain_ones():
+    compressed = coco14.outlines.frPyObjects(RUNS, 4, 6)
+    objects = [_annotation(0, 3, compressed)], [_annotation(0, 3, RUNS)]
+    masks = [coco14.rasterise(item, {3: 1}, 4, 6) for item in objects]
+    np.testing.assert_array_equal(*masks)
+    assert masks[0].sum() == 4
+
+
+def test_coco_without_a_splits_annotations_is_refused(coco, tmp_path):
+    (coco / "annotations" / "instances_val2014.json").unlink()
+    with _raises("instances_val2014.json does not exist"):
+        fetch_dataset(recipe=_coco(coco), manifest=tmp_path / "manifest.json")

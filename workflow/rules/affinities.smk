@@ -1,0 +1,68 @@
+# in: seeds; out: results/{dataset}/affinities/{recipe}/: confident labels, and the PSA network learnt from them
+
+
+rule confident_label_shard:
+    input:
+        split=split("train"),
+        maps=upstream("affinities", "seeds", "results/{dataset}/seeds/{name}/maps.npz"),
+    output:
+        labels=temp("results/{dataset}/affinities/{recipe}/shards/{shard}.npz"),
+    params:
+        recipe=recipe("affinities", "labels"),
+        code=code("make_confident_labels.py"),
+    log:
+        "logs/{dataset}/affinities/{recipe}/{shard}.log",
+    benchmark:
+        "logs/{dataset}/affinities/{recipe}/{shard}.tsv"
+    threads: 16
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    script:
+        "../scripts/make_confident_labels.py"
+
+
+rule confident_labels:
+    input:
+        split=split("train"),
+        shards=expand("results/{{dataset}}/affinities/{{recipe}}/shards/{shard}.npz", shard=SHARDS),
+    output:
+        merged="results/{dataset}/affinities/{recipe}/labels.npz",
+        provenance="results/{dataset}/affinities/{recipe}/labels.json",
+    params:
+        recipe=recipe("affinities", "labels"),
+        code=code("merge_arrays.py"),
+    log:
+        "logs/{dataset}/affinities/{recipe}/merge.log",
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    script:
+        "../scripts/merge_arrays.py"
+
+
+rule affinity:
+    input:
+        split=split("train"),
+        labels=rules.confident_labels.output.merged,
+        weights=upstream("affinities", "weights", "data/weights/{name}.safetensors"),
+    output:
+        model="results/{dataset}/affinities/{recipe}/model.safetensors",
+        description="results/{dataset}/affinities/{recipe}/model.json",
+        history="results/{dataset}/affinities/{recipe}/history.csv",
+        provenance="results/{dataset}/affinities/{recipe}/provenance.json",
+    params:
+        recipe=recipe("affinities"),
+        code=code("train_affinity.py"),
+        folder="results/{dataset}/affinities/{recipe}",
+    log:
+        "logs/{dataset}/affinities/{recipe}.log",
+    benchmark:
+        "logs/{dataset}/affinities/{recipe}.tsv"
+    threads: 16
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=720,
+    script:
+        "../scripts/train_affinity.py"

@@ -1,0 +1,27 @@
+# in: results/{dataset}/splits/*.csv, data/weights; out: results/{dataset}/classifiers/{recipe}/
+
+
+rule classifier:
+    input:
+        split=split("train"),
+        weights=upstream("classifiers", "weights", "data/weights/{name}.safetensors"),
+    output:
+        model="results/{dataset}/classifiers/{recipe}/model.safetensors",
+        description="results/{dataset}/classifiers/{recipe}/model.json",
+        history="results/{dataset}/classifiers/{recipe}/history.csv",
+        provenance="results/{dataset}/classifiers/{recipe}/provenance.json",
+    params:
+        recipe=recipe("classifiers"),
+        code=code("train_classifier.py"),
+        folder="results/{dataset}/classifiers/{recipe}",
+    log:
+        "logs/{dataset}/classifiers/{recipe}.log",
+    benchmark:
+        "logs/{dataset}/classifiers/{recipe}.tsv"
+    threads: 16
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=1440,
+    script:
+        "../scripts/train_classifier.py"

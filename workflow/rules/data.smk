@@ -1,0 +1,32 @@
+# in: nothing, or a folder that the user has; out: results/{dataset}/splits/*.csv
+
+
+rule dataset:
+    output:
+        manifest="results/{dataset}/splits/source.json",
+    params:
+        recipe=canonical(PLAN.data),
+        code=code("fetch_dataset.py"),
+    log:
+        "logs/{dataset}/splits/source.log",
+    localrule: True
+    script:
+        "../scripts/fetch_dataset.py"
+
+
+rule splits:
+    input:
+        manifest=rules.dataset.output.manifest,
+    output:
+        train=split("train"),
+        val=split("val"),
+        classes="results/{dataset}/splits/classes.txt",
+    params:
+        recipe=canonical(PLAN.data),
+        code=code("write_splits.py"),
+        folder="results/{dataset}/splits",
+    log:
+        "logs/{dataset}/splits/splits.log",
+    localrule: True
+    script:
+        "../scripts/write_splits.py"

@@ -1,0 +1,78 @@
+# in: what a stage made and the true masks; out: results/{dataset}/metrics/{stage}/{recipe}.{split}.json
+
+
+rule measure_classifier:
+    input:
+        split="results/{dataset}/splits/{split}.csv",
+        model="results/{dataset}/classifiers/{recipe}/model.safetensors",
+        description="results/{dataset}/classifiers/{recipe}/model.json",
+    output:
+        metrics="results/{dataset}/metrics/classifiers/{recipe}.{split}.json",
+    params:
+        recipe=recipe("classifiers"),
+        code=code("measure_classifier.py"),
+    log:
+        "logs/{dataset}/metrics/classifiers/{recipe}.{split}.log",
+    threads: 16
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    script:
+        "../scripts/measure_classifier.py"
+
+
+rule measure_seeds:
+    input:
+        split="results/{dataset}/splits/{split}.csv",
+        maps="results/{dataset}/seeds/{recipe}/maps.npz",
+    output:
+        metrics="results/{dataset}/metrics/seeds/{recipe}.{split}.json",
+    params:
+        recipe=recipe("seeds"),
+        code=code("measure_seeds.py"),
+    log:
+        "logs/{dataset}/metrics/seeds/{recipe}.{split}.log",
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    script:
+        "../scripts/measure_seeds.py"
+
+
+rule measure_pseudo_labels:
+    input:
+        split="results/{dataset}/splits/{split}.csv",
+        masks="results/{dataset}/pseudo_labels/{recipe}",
+    output:
+        metrics="results/{dataset}/metrics/pseudo_labels/{recipe}.{split}.json",
+    params:
+        recipe=recipe("pseudo_labels"),
+        stage="pseudo_labels",
+        code=code("measure_masks.py"),
+    log:
+        "logs/{dataset}/metrics/pseudo_labels/{recipe}.{split}.log",
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    script:
+        "../scripts/measure_masks.py"
+
+
+rule measure_predictions:
+    input:
+        split="results/{dataset}/splits/{split}.csv",
+        masks="results/{dataset}/predictions/{recipe}/{split}",
+    output:
+        metrics="results/{dataset}/metrics/predictions/{recipe}.{split}.json",
+    params:
+        recipe=recipe("predictions"),
+        stage="predictions",
+        code=code("measure_masks.py"),
+    log:
+        "logs/{dataset}/metrics/predictions/{recipe}.{split}.log",
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    script:
+        "../scripts/measure_masks.py"

@@ -1,0 +1,41 @@
+# in: a segmenter and the images of a split; out: results/{dataset}/predictions/{recipe}/{split}/{image_id}.png
+
+
+rule prediction_shard:
+    input:
+        split="results/{dataset}/splits/{split}.csv",
+        model=upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/model.safetensors"),
+        description=upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/model.json"),
+    output:
+        masks=temp("results/{dataset}/predictions/{recipe}/{split}.shards/{shard}.npz"),
+    params:
+        recipe=recipe("predictions"),
+        code=code("predict.py"),
+    log:
+        "logs/{dataset}/predictions/{recipe}/{split}/{shard}.log",
+    benchmark:
+        "logs/{dataset}/predictions/{recipe}/{split}/{shard}.tsv"
+    threads: 16
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    script:
+        "../scripts/predict.py"
+
+
+rule predictions:
+    input:
+        split="results/{dataset}/splits/{split}.csv",
+        shards=expand("results/{{dataset}}/predictions/{{recipe}}/{{split}}.shards/{shard}.npz", shard=SHARDS),
+    output:
+        masks=directory("results/{dataset}/predictions/{recipe}/{split}"),
+    params:
+        code=code("merge_masks.py"),
+    log:
+        "logs/{dataset}/predictions/{recipe}/{split}/merge.log",
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    script:
+        "../scripts/merge_masks.py"

@@ -1,0 +1,43 @@
+# in: a classifier and the training images; out: results/{dataset}/seeds/{recipe}/maps.npz
+
+
+rule seed_shard:
+    input:
+        split=split("train"),
+        model=upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/model.safetensors"),
+        description=upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/model.json"),
+    output:
+        maps=temp("results/{dataset}/seeds/{recipe}/shards/{shard}.npz"),
+    params:
+        recipe=recipe("seeds"),
+        code=code("make_seeds.py"),
+    log:
+        "logs/{dataset}/seeds/{recipe}/{shard}.log",
+    benchmark:
+        "logs/{dataset}/seeds/{recipe}/{shard}.tsv"
+    threads: 16
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    script:
+        "../scripts/make_seeds.py"
+
+
+rule seeds:
+    input:
+        split=split("train"),
+        shards=expand("results/{{dataset}}/seeds/{{recipe}}/shards/{shard}.npz", shard=SHARDS),
+    output:
+        merged="results/{dataset}/seeds/{recipe}/maps.npz",
+        provenance="results/{dataset}/seeds/{recipe}/provenance.json",
+    params:
+        recipe=recipe("seeds"),
+        code=code("merge_arrays.py"),
+    log:
+        "logs/{dataset}/seeds/{recipe}/merge.log",
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    script:
+        "../scripts/merge_arrays.py"

@@ -1,0 +1,28 @@
+# in: pseudo labels; out: results/{dataset}/segmenters/{recipe}/
+
+
+rule segmenter:
+    input:
+        split=split("train"),
+        masks=upstream("segmenters", "labels", "results/{dataset}/pseudo_labels/{name}"),
+        weights=upstream("segmenters", "weights", "data/weights/{name}.safetensors"),
+    output:
+        model="results/{dataset}/segmenters/{recipe}/model.safetensors",
+        description="results/{dataset}/segmenters/{recipe}/model.json",
+        history="results/{dataset}/segmenters/{recipe}/history.csv",
+        provenance="results/{dataset}/segmenters/{recipe}/provenance.json",
+    params:
+        recipe=recipe("segmenters"),
+        code=code("train_segmenter.py"),
+        folder="results/{dataset}/segmenters/{recipe}",
+    log:
+        "logs/{dataset}/segmenters/{recipe}.log",
+    benchmark:
+        "logs/{dataset}/segmenters/{recipe}.tsv"
+    threads: 16
+    resources:
+        gpu=1,
+        mem_mb=24000,
+        runtime=2880,
+    script:
+        "../scripts/train_segmenter.py"

@@ -1,0 +1,10 @@
+"""Makes a data set be there: generated, downloaded, or found."""
+
+from acr.datasets import fetch_dataset
+from acr.jobs import job
+
+with job(snakemake.log[0]):
+    fetch_dataset(
+        recipe=snakemake.params.recipe,
+        manifest=snakemake.output.manifest,
+    )

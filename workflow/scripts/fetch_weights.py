@@ -1,0 +1,11 @@
+"""Fetches initial weights."""
+
+from acr.jobs import job
+from acr.models.weights import fetch_weights
+
+with job(snakemake.log[0]):
+    fetch_weights(
+        recipe=snakemake.params.recipe,
+        weights=snakemake.output.weights,
+        record=snakemake.output.record,
+    )

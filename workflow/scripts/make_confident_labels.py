@@ -1,0 +1,14 @@
+"""Makes the confident labels of one shard."""
+
+from acr.affinities import label_shard
+from acr.jobs import job
+
+with job(snakemake.log[0]):
+    label_shard(
+        split=snakemake.input.split,
+        maps=snakemake.input.maps,
+        recipe=snakemake.params.recipe,
+        execution=snakemake.config["execution"],
+        shard=snakemake.wildcards.shard,
+        output=snakemake.output.labels,
+    )

@@ -1,0 +1,15 @@
+"""Measures a classifier on tags."""
+
+from acr.jobs import job
+from acr.metrics import measure_classifier
+
+with job(snakemake.log[0]):
+    measure_classifier(
+        split=snakemake.input.split,
+        model=snakemake.input.model,
+        execution=snakemake.config["execution"],
+        recipe=snakemake.params.recipe,
+        dataset=snakemake.wildcards.dataset,
+        name=snakemake.wildcards.recipe,
+        output=snakemake.output.metrics,
+    )

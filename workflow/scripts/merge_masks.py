@@ -1,0 +1,11 @@
+"""Writes the masks of all shards as palette PNGs."""
+
+from acr.jobs import job
+from acr.shards import merge_masks
+
+with job(snakemake.log[0]):
+    merge_masks(
+        split=snakemake.input.split,
+        shards=snakemake.input.shards,
+        folder=snakemake.output.masks,
+    )

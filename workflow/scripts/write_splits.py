@@ -1,0 +1,10 @@
+"""Writes the tables of images of a data set."""
+
+from acr.datasets import write_splits
+from acr.jobs import job
+
+with job(snakemake.log[0]):
+    write_splits(
+        recipe=snakemake.params.recipe,
+        folder=snakemake.params.folder,
+    )
