@@ -5,5 +5,5 @@ The street, in the direction the data walks; a module imports only from those ab
     consistency -> classifiers -> seeds -> affinities -> pseudo_labels -> segmenters -> metrics -> tables -> figures -> report
 
 Below it lies the ground, which knows nothing of the pipeline: shapes, files, config, provenance, jobs, images,
-augmentations, masks, datasets, views, models, crf, training.
+augmentations, datasets, shards, measures, views, models, crf, training.
 """

@@ -19,17 +19,15 @@ from tqdm import tqdm
 
 from acr import config
 from acr.augmentations import augment, random_window
-from acr.classifiers import write_history
 from acr.config import Affinity, ConfidentLabels, Execution
 from acr.crf import dense_crf, in_processes
 from acr.datasets import Split, read_split, shard_of
 from acr.files import Arrays, write_arrays
 from acr.images import crop, read_image, upsample
 from acr.models.affinity_net import AffinityNet, build_affinity_net
-from acr.models.weights import load_weights, save_model
-from acr.provenance import write_provenance
+from acr.models.weights import load_weights
 from acr.shapes import BACKGROUND, VOID, Grid
-from acr.training import fit, freeze_norm
+from acr.training import fit, freeze_norm, save_trained
 
 Offset = tuple[int, int]
 EPSILON = 1e-5  # keeps the logarithms of the loss finite
@@ -253,6 +251,4 @@ def train_affinity(
     how = config.build(Execution, execution, "execution")
     objective = Objective(network, neighbours(wanted.radius))
     history = fit(objective, len(data.records), sample, wanted.training, how, Path(f"{folder}.checkpoint"))
-    save_model(folder, network, description)
-    write_history(folder, history)
-    write_provenance(Path(folder) / "provenance.json", recipe, [split, labels, weights])
+    save_trained(folder, network, description, history, recipe, [split, labels, weights])

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,14 +16,14 @@ from acr.augmentations import augment, random_window
 from acr.config import Classifier, Execution
 from acr.consistency import view_consistency
 from acr.datasets import Split, read_split
-from acr.files import atomic, read_json
+from acr.files import read_json, write_json
 from acr.images import crop, read_image, resize_image
+from acr.measures import average_precision, identity, mean_of_known, number
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier, build_classifier
-from acr.models.weights import load_state, load_weights, save_model
-from acr.provenance import write_provenance
+from acr.models.weights import load_state, load_weights
 from acr.shapes import Grid
-from acr.training import History, device_of, fit
+from acr.training import device_of, fit, save_trained
 from acr.views import View, draw
 
 
@@ -94,21 +93,14 @@ def train_classifier(*, split: str, weights: str | None, recipe: str, execution:
     """Trains a `classifiers` recipe on a split and writes model, history and provenance into `folder`."""
     wanted, data = config.load(Classifier, recipe), read_split(split)
     torch.manual_seed(wanted.training.random_state)
-    description = {"backbone": wanted.backbone, "classes": list(data.classes), "normalisation": wanted.normalisation}
-    model = build_classifier({**description, "image_size": wanted.image_size})
+    keys = ("backbone", "image_size", "normalisation")
+    description = {"classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
+    model = build_classifier(description)
     load_weights(model.network, weights, optional=("head",))
     objective, sample = Objective(model, wanted), Sample(data, wanted, model.normalise.fill)
     how = config.build(Execution, execution, "execution")
     history = fit(objective, len(data.records), sample, wanted.training, how, Path(f"{folder}.checkpoint"))
-    save_model(folder, model, {**description, "image_size": wanted.image_size})
-    write_history(folder, history)
-    write_provenance(Path(folder) / "provenance.json", recipe, [split, weights])
-
-
-def write_history(folder: str | Path, history: History) -> None:
-    """Writes the rows of a training run as history.csv."""
-    with atomic(Path(folder) / "history.csv") as temporary:
-        pd.DataFrame(history).to_csv(temporary, index=False)
+    save_trained(folder, model, description, history, recipe, [split, weights])
 
 
 def read_classifier(model: str | Path) -> VitClassifier:
@@ -116,3 +108,19 @@ def read_classifier(model: str | Path) -> VitClassifier:
     network = build_classifier(read_json(Path(model).with_suffix(".json")))
     load_state(network, model)
     return network.requires_grad_(False).eval()
+
+
+def measure_classifier(
+    *, split: str, model: str, recipe: str, execution: Mapping, dataset: str, name: str, output: str
+) -> None:
+    """Writes the average precision of a classifier's tags on a split, for which no mask is needed.
+
+    `model` is the model.safetensors of a classifier, `execution` how to run; the others are those of `measure_seeds`.
+    """
+    records = read_split(split)
+    scores = predict_tags(records, model, config.build(Execution, execution, "execution"))
+    precision = average_precision(scores, np.stack([records.tags(record) for record in records.records]))
+    by_class = {label: number(value) for label, value in zip(records.classes, precision, strict=True)}
+    content = identity(records, "classifiers", recipe, dataset, name, len(records.records))
+    content |= {"mean_average_precision": number(float(mean_of_known(precision))), "average_precision": by_class}
+    write_json(output, content)

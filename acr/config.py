@@ -209,6 +209,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
+    """Our rows of one table of the paper."""
+
     rows: tuple[Row, ...]
 
 

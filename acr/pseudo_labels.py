@@ -14,7 +14,7 @@ from acr.config import Execution, PseudoLabels
 from acr.datasets import Split, read_split, shard_of
 from acr.files import Arrays, read_json, write_arrays
 from acr.images import read_image, upsample
-from acr.metrics import otsu_threshold
+from acr.measures import otsu_threshold
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_state
 from acr.shapes import BACKGROUND, Grid

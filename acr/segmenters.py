@@ -16,17 +16,15 @@ from tqdm import tqdm
 
 from acr import config
 from acr.augmentations import augment, random_window
-from acr.classifiers import write_history
 from acr.config import Execution, Predictions, Segmenter
 from acr.crf import crf_mask, in_processes
 from acr.datasets import Split, read_split, shard_of
 from acr.files import read_json, write_arrays
 from acr.images import crop, read_image, read_mask, resize_image, resize_mask
 from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_scales, maximum, upsample
-from acr.models.weights import load_state, load_weights, save_model
-from acr.provenance import write_provenance
+from acr.models.weights import load_state, load_weights
 from acr.shapes import VOID
-from acr.training import device_of, fit, freeze_norm
+from acr.training import device_of, fit, freeze_norm, save_trained
 
 
 def cross_entropy(logits: Float[Tensor, "B K h w"], labels: UInt8[Tensor, "B h w"]) -> Float[Tensor, ""]:
@@ -124,9 +122,7 @@ def train_segmenter(*, split: str, masks: str, weights: str | None, recipe: str,
     how = config.build(Execution, execution, "execution")
     objective = Objective(model, wanted.loss_scales)
     history = fit(objective, len(data.records), sample, wanted.training, how, Path(f"{folder}.checkpoint"))
-    save_model(folder, model, description)
-    write_history(folder, history)
-    write_provenance(Path(folder) / "provenance.json", recipe, [split, weights])
+    save_trained(folder, model, description, history, recipe, [split, weights])
 
 
 def read_segmenter(model: str | Path) -> DeepLabV2:

@@ -8,10 +8,12 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -19,6 +21,8 @@ from tqdm import tqdm
 
 from acr.config import Execution, Training
 from acr.files import atomic
+from acr.models.weights import save_model
+from acr.provenance import write_provenance
 
 log = logging.getLogger(__name__)
 History = list[dict[str, float]]  # one row each LOG_EVERY steps: step, learning_rate and every loss term
@@ -78,7 +82,7 @@ def learning_rate_factor(training: Training, step: int, steps: int) -> float:
 
 
 def parameter_groups(module: nn.Module, training: Training) -> list[dict]:
-    """Trainable parameters by factor: 1 for the backbone, `head_factor` for submodules named head, twice that for their biases."""
+    """Trainable parameters by factor: `head_factor` in submodules named head, twice that for their biases, 1 elsewhere."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
@@ -91,7 +95,10 @@ def parameter_groups(module: nn.Module, training: Training) -> list[dict]:
 
 
 def build_optimiser(module: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW, over `parameter_groups`; deviates: the official code's SGD passes weight decay as momentum."""
+    """SGD with momentum, or AdamW, over `parameter_groups`.
+
+    deviates: the official code hands its weight decay to SGD as momentum, and so trains with neither.
+    """
     groups = parameter_groups(module, training)
     if training.optimiser == "sgd":
         return torch.optim.SGD(groups, training.learning_rate, momentum=training.momentum)
@@ -192,3 +199,18 @@ def _resume(path: Path, objective: nn.Module, optimiser: torch.optim.Optimizer, 
     objective.load_state_dict(state["objective"])
     optimiser.load_state_dict(state["optimiser"])
     return state["step"], state["history"]
+
+
+def save_trained(
+    folder: str | Path,
+    module: nn.Module,
+    description: Mapping[str, Any],
+    history: History,
+    recipe: str,
+    inputs: Iterable[str | Path | None],
+) -> None:
+    """Writes what a training run leaves in `folder`: model.safetensors, model.json, history.csv and provenance.json."""
+    save_model(folder, module, description)
+    with atomic(Path(folder) / "history.csv") as temporary:
+        pd.DataFrame(history).to_csv(temporary, index=False)
+    write_provenance(Path(folder) / "provenance.json", recipe, inputs)

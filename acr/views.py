@@ -92,7 +92,7 @@ def resize(target: Grid, source: Grid) -> View:
 
 
 def _overlap(cells: int, parts: int) -> Tensor:
-    """ "cells parts": the share of each of `cells` equal intervals that each of `parts` equal intervals covers."""
+    """The matrix "cells parts": the share of each of `cells` equal intervals that each of `parts` equal intervals covers."""
     start = torch.arange(cells, dtype=torch.float64)[:, None] / cells
     part = torch.arange(parts, dtype=torch.float64)[None] / parts
     covered = torch.minimum(start + 1 / cells, part + 1 / parts) - torch.maximum(start, part)

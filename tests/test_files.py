@@ -11,9 +11,14 @@ ARRAYS = {"a": np.arange(3), "folder/b": np.ones((2, 2), np.float16), "c d": np.
 def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def cut_short() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        cut_short()
     assert [item.name for item in tmp_path.iterdir()] == ["file.txt"]
     assert path.read_text() == "old"
 

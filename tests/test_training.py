@@ -156,5 +156,5 @@ def test_frozen_batch_norm_stays_frozen_under_train() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match="execution.device is 'cuda:1', but torch sees no GPU; set it to auto or cpu"):
+    with pytest.raises(ValueError, match=r"execution.device is 'cuda:1', but torch sees no GPU; set it to auto or cpu"):
         device_of(Execution(device="cuda:1"))

@@ -1,0 +1,216 @@
+"""Pictures: masks and maps over photographs, all that is known of one image side by side, threshold and loss curves.
+
+Plots have no background and grey text, so that they can be read on a light page and on a dark one.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from acr.datasets import Record, Split, read_split
+from acr.files import Arrays, atomic
+from acr.images import palette, read_image, read_mask, resize_image, resize_mask, upsample, write_image
+from acr.measures import THRESHOLDS
+from acr.shapes import BACKGROUND, VOID
+
+SIDE = 256  # pixels of the longer side of a picture in a row
+TITLE = 22  # pixels above a picture for its name
+GREY = "#808080"
+STYLE = {
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.labelcolor": GREY,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": GREY,
+    "axes.titlesize": "medium",
+    "font.size": 9,
+    "grid.alpha": 0.35,
+    "grid.color": GREY,
+    "legend.frameon": False,
+    "legend.labelcolor": GREY,
+    "savefig.transparent": True,
+    "svg.hashsalt": "acr",  # the same figure is the same file
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+}
+
+
+def display_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width at which a picture is shown: its longer side SIDE pixels."""
+    scale = SIDE / max(height, width)
+    return max(1, round(scale * height)), max(1, round(scale * width))
+
+
+def faded(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The photograph in grey, against which colours stand out."""
+    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def overlay(
+    image: UInt8[np.ndarray, "H W 3"], mask: UInt8[np.ndarray, "H W"], opacity: float = 0.6
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The mask in VOC's colours over the grey photograph, outlined in white; the background is clear, void is white.
+
+    Both are brought to display size, the mask by its nearest pixels.
+    """
+    size = display_size(*mask.shape)
+    image, mask = faded(resize_image(image, *size)), resize_mask(mask, *size)
+    colours = palette().astype(np.float32)
+    colours[VOID] = 255
+    share = np.where(mask == BACKGROUND, 0, opacity)[..., None]
+    mixed = (1 - share) * image + share * colours[mask]
+    mixed[outline(mask)] = 255
+    return np.rint(mixed).astype(np.uint8)
+
+
+def outline(mask: UInt8[np.ndarray, "H W"]) -> np.ndarray:
+    """Boolean "H W": pixels whose right or lower neighbour has another value."""
+    edge = np.zeros(mask.shape, bool)
+    edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    edge[:-1] |= mask[:-1] != mask[1:]
+    return edge
+
+
+def heat_map(
+    image: UInt8[np.ndarray, "H W 3"], scores: Float[np.ndarray, "h w"], opacity: float = 0.7
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """A map in [0, 1] over the grey photograph at display size, from dark violet at 0 to yellow at 1."""
+    size = display_size(*image.shape[:2])
+    scores = upsample(scores[None], *size)[0]
+    colours = 255 * mpl.colormaps["plasma"](np.clip(scores, 0, 1))[..., :3]
+    return np.rint((1 - opacity) * faded(resize_image(image, *size)) + opacity * colours).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the pictures of an image come from, by the titles they get: archives of maps and folders of masks."""
+
+    maps: Mapping[str, Arrays]
+    masks: Mapping[str, Path]
+
+
+def panels(record: Record, sources: Sources) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
+    """What there is of one image, by title: photograph, truth, best score of each archive's maps, masks of each folder."""
+    image = read_image(record.image)
+    pictures = {"photograph": resize_image(image, *display_size(*image.shape[:2]))}
+    if record.mask is not None:
+        pictures["truth"] = overlay(image, read_mask(record.mask))
+    for title, archive in sources.maps.items():
+        if record.image_id in set(archive):
+            pictures[title] = heat_map(image, archive[record.image_id].astype(np.float32).max(axis=0, initial=0))
+    for title, folder in sources.masks.items():
+        path = folder / f"{record.image_id}.png"
+        if path.is_file():
+            pictures[title] = overlay(image, read_mask(path))
+    return pictures
+
+
+def sheet(pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Pictures of one size side by side on white, each under its title."""
+    height, width = next(iter(pictures.values())).shape[:2]
+    gap = 6
+    page = Image.new("RGB", (len(pictures) * (width + gap) - gap, height + TITLE), "white")
+    font = ImageFont.load_default(13)
+    draw = ImageDraw.Draw(page)
+    for place, (title, picture) in enumerate(pictures.items()):
+        left = place * (width + gap)
+        draw.text((left + 2, 3), _fitting(title, font, width), fill="black", font=font)
+        page.paste(Image.fromarray(picture), (left, TITLE))
+    return np.array(page)
+
+
+def _fitting(title: str, font: Any, width: int) -> str:
+    """The title, cut short where it is wider than `width` pixels."""
+    while len(title) > 1 and font.getlength(title) > width:
+        title = title.removesuffix("…")[:-1] + "…"
+    return title
+
+
+def chosen(split: Split, count: int) -> list[Record]:
+    """At most `count` records of a split, always the same ones, in the split's order."""
+    order = np.random.default_rng(0).permutation(len(split.records))[:count]
+    return [split.records[index] for index in sorted(order)]
+
+
+def plot_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """The mIoU of seeds against the background threshold, one line a metrics file; a star at the best, a ring at the fixed."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+        axes = figure.add_subplot(xlabel="background threshold", ylabel="mIoU (%)", xlim=(0, 1))
+        for seeds in metrics:
+            label = f"{seeds['recipe']}: best {seeds['miou']:.1f}, fixed {seeds['miou_fixed']:.1f}"
+            (line,) = axes.plot(THRESHOLDS, seeds["curve"], label=label)
+            axes.plot(seeds["threshold"], seeds["miou"], "*", color=line.get_color(), markersize=11)
+            axes.plot(
+                seeds["threshold_fixed"], seeds["miou_fixed"], "o", color=line.get_color(), fillstyle="none", markersize=8
+            )
+        figure.legend(loc="outside lower center", ncols=2 if len(metrics) > 1 else 1)
+    return figure
+
+
+def plot_losses(title: str, history: pd.DataFrame) -> Figure:
+    """The loss terms of a training run against its steps, on a logarithmic axis; a history without rows is an empty plot."""
+    terms = [column for column in history if column not in ("step", "learning_rate")]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 2.8), layout="constrained")
+        axes = figure.add_subplot(xlabel="step", title=title)
+        for term in terms:
+            axes.plot(history["step"], history[term], label=term, linewidth=2 if term == "loss" else 1)
+        if terms:
+            axes.set_yscale("log")
+            axes.legend(loc="upper right")
+    return figure
+
+
+def plot_classes(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """The IoU of each class, one bar a metrics file; an absent class has none."""
+    classes = list(metrics[0]["iou"])
+    height, places = 0.8 / len(metrics), np.arange(len(classes))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 0.9 + 0.17 * len(classes) * (len(metrics) + 0.5)), layout="constrained")
+        axes = figure.add_subplot(xlabel="IoU (%)", xlim=(0, 100))
+        for number, content in enumerate(metrics):
+            values = [content["iou"][name] for name in classes]
+            label = f"{content['stage'].replace('_', ' ')} {content['recipe']} ({content['split']})"
+            # a missing value is drawn as nothing
+            axes.barh(places + number * height, np.array(values, float), height, label=label)
+        axes.set_yticks(places + 0.4 - height / 2, classes)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        figure.legend(loc="outside lower center")
+    return figure
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure as an SVG file, the same bytes each time."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+# ---- disk ----------------------------------------------------------------------------------------------------------------
+
+
+def write_sheets(*, split: str | Path, sources: Sources, count: int, folder: str | Path) -> None:
+    """Writes `folder`/{image_id}.png for at most `count` images of a split: all that is known of each, side by side."""
+    for record in tqdm(chosen(read_split(split), count), desc="sheets", disable=None):
+        write_image(Path(folder) / f"{record.image_id}.png", sheet(panels(record, sources)))
+
+
+def write_figure(path: str | Path, figure: Figure) -> None:
+    """Writes a plot as a PNG of 150 dots an inch."""
+    with atomic(path) as temporary, mpl.rc_context(STYLE):
+        figure.savefig(temporary, dpi=150)

@@ -1,0 +1,112 @@
+"""Classifiers: the loss of equation 6, the samples, and a network that learns."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from acr.classifiers import Objective, Sample, measure_classifier, predict_tags, read_classifier, train_classifier, two_views
+from acr.config import Classifier, Execution, Textures, Training, canonical
+from acr.consistency import view_consistency
+from acr.datasets import fetch_dataset, read_split, write_splits
+from acr.files import read_json
+from acr.models.vit import VitClassifier
+from acr.shapes import Grid
+from acr.views import HFLIP, resize
+
+RECIPE = Classifier(
+    backbone="vit_stem8_96",
+    image_size=32,
+    long_side=(1.0, 1.0),
+    activation=3.0,
+    affinity=5.0,
+    training=Training(steps=2, batch_size=2, optimiser="adamw", learning_rate=1e-3),
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> VitClassifier:
+    torch.manual_seed(0)
+    return VitClassifier("vit_stem8_96", 5, "native").eval()
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("classifiers")
+    data = canonical(Textures(root=str(folder / "data"), train_images=6, val_images=2, size=32))
+    fetch_dataset(recipe=data, manifest=folder / "source.json")
+    write_splits(recipe=data, folder=folder)
+    return folder / "train.csv"
+
+
+def test_one_forward_pass_of_both_views_equals_two(model: VitClassifier) -> None:
+    images = torch.rand(2, 3, 32, 48)
+    trace, viewed = two_views(model, images, HFLIP)
+    for one, other in ((trace, model(images)), (viewed, model(images.flip(-1)))):
+        assert torch.allclose(one.logits, other.logits, atol=1e-5)
+        assert torch.allclose(one.attentions[3], other.attentions[3], atol=1e-6)
+
+
+def test_a_view_of_another_size_is_a_pass_of_its_own(model: VitClassifier) -> None:
+    view = resize(Grid(6, 3), Grid(4, 4))
+    trace, viewed = two_views(model, torch.rand(1, 3, 32, 32), view)
+    assert (trace.grid, viewed.grid) == (Grid(4, 4), Grid(6, 3))
+    assert torch.isfinite(view_consistency(trace, viewed, view).affinity)
+
+
+def test_equation_6(model: VitClassifier) -> None:
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    tags = torch.tensor([[1.0, 0, 0, 1, 0], [0, 1, 0, 0, 0]])
+    terms = Objective(model, RECIPE)({"image": images, "tags": tags, "step": torch.tensor(0)})
+    one, two = model(images / 255), model((images / 255).flip(-1))
+    consistency = view_consistency(one, two, HFLIP)
+    classification = sum(functional.binary_cross_entropy_with_logits(side.logits, tags) for side in (one, two))
+    assert float(terms["classification"]) == pytest.approx(float(classification), rel=1e-5)
+    expected = classification + 3 * consistency.activation + 5 * consistency.affinity
+    assert float(terms["loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_identity_view_has_no_consistency_loss(model: VitClassifier) -> None:
+    objective = Objective(model, replace(RECIPE, views=("identity",)))
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    terms = objective({"image": images, "tags": torch.zeros(1, 5), "step": torch.tensor(3)})
+    assert float(terms["activation"]) == pytest.approx(0, abs=1e-8)
+    assert float(terms["affinity"]) == pytest.approx(0, abs=1e-8)
+
+
+def test_a_sample_is_a_padded_crop_and_its_tags(split: Path) -> None:
+    data = read_split(split)
+    sample = Sample(data, replace(RECIPE, long_side=(0.5, 0.5), augmentations=()), (9, 8, 7))(0, np.random.default_rng(0))
+    assert sample["image"].shape == (3, 32, 32)
+    filled = (sample["image"] == np.array([9, 8, 7], np.uint8)[:, None, None]).all(0)
+    assert 32 * 32 - 16 * 16 <= filled.sum() < 32 * 32
+    assert [data.classes[index] for index in np.flatnonzero(sample["tags"])] == sorted(
+        data.records[0].labels, key=data.classes.index
+    )
+
+
+def test_a_trained_classifier_is_read_back_as_it_was(split: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "classifier"
+    arguments = {"split": str(split), "weights": None, "recipe": canonical(RECIPE), "execution": {"workers": 0}}
+    train_classifier(folder=str(folder), **arguments)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "history.csv",
+        "model.json",
+        "model.safetensors",
+        "provenance.json",
+    ]
+    network = read_classifier(folder / "model.safetensors")
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    train_classifier(folder=str(tmp_path / "again"), **arguments)
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    scores = predict_tags(read_split(split), str(folder / "model.safetensors"), Execution(workers=0))
+    assert scores.shape == (6, 5)
+    common = {"split": str(split), "recipe": canonical(RECIPE), "execution": {}, "dataset": "toy", "name": "acr"}
+    measure_classifier(model=str(folder / "model.safetensors"), output=str(tmp_path / "m.json"), **common)
+    content = read_json(tmp_path / "m.json")
+    known = [value for value in content["average_precision"].values() if value is not None]
+    assert content["mean_average_precision"] == pytest.approx(np.mean(known))
+    assert (content["stage"], content["recipe"], content["split"], content["images"]) == ("classifiers", "acr", "train", 6)
