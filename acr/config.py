@@ -164,7 +164,7 @@ class PseudoLabels:
 
     seeds: str = upstream("seeds")
     affinity: str | None = upstream("affinities", default=None)  # null: seeds are thresholded without a walk
-    background: float | Literal["otsu"] = "otsu"  # constant background score, or found from the maps alone
+    background: float | Literal["otsu"] = "otsu"  # constant background score, or each image's own, found without masks
     exponent: float = 8.0  # of the affinities before they are normalised
     walk_steps: int = 256
 

@@ -5,9 +5,8 @@ Plots have no background and grey text, so that they can be read on a light page
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import matplotlib as mpl
@@ -23,12 +22,14 @@ from acr.files import Arrays, atomic
 from acr.images import palette, read_image, read_mask, resize_image, resize_mask, upsample, write_image
 from acr.measures import THRESHOLDS
 from acr.shapes import BACKGROUND, VOID
+from acr.tables import best_of, refinement_pairs
 
 SIDE = 256  # pixels of the longer side of a picture in a row
 TITLE = 22  # pixels above a picture for its name
 GREY = "#808080"
 STYLE = {
     "axes.edgecolor": GREY,
+    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.labelcolor": GREY,
     "axes.spines.right": False,
@@ -60,7 +61,7 @@ def faded(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
 
 def overlay(
     image: UInt8[np.ndarray, "H W 3"], mask: UInt8[np.ndarray, "H W"], opacity: float = 0.6
-) -> UInt8[np.ndarray, "H W 3"]:
+) -> UInt8[np.ndarray, "_ _ 3"]:
     """The mask in VOC's colours over the grey photograph, outlined in white; the background is clear, void is white.
 
     Both are brought to display size, the mask by its nearest pixels.
@@ -93,12 +94,42 @@ def heat_map(
     return np.rint((1 - opacity) * faded(resize_image(image, *size)) + opacity * colours).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class Sources:
+class Sources(NamedTuple):
     """Where the pictures of an image come from, by the titles they get: archives of maps and folders of masks."""
 
     maps: Mapping[str, Arrays]
     masks: Mapping[str, Path]
+
+
+def sources_of(
+    metrics: Sequence[Mapping[str, Any]],
+    seeds: Sequence[str | Path],
+    pseudo_labels: Sequence[str | Path],
+    predictions: Sequence[str | Path],
+) -> Sources:
+    """The sources worth a picture: the best seeds with refinement and the same without, the best pseudo labels and predictions.
+
+    Args:
+        metrics: contents of metrics files, which say what is best.
+        seeds: paths .../{recipe}/maps.npz.
+        pseudo_labels: folders .../{recipe}.
+        predictions: folders .../{recipe}/{split}.
+    """
+    archives = {Path(path).parent.name: Path(path) for path in seeds}
+    labels = {Path(path).name: Path(path) for path in pseudo_labels}
+    masks = {Path(path).parent.name: Path(path) for path in predictions}
+    pair = [*refinement_pairs(metrics), (best_of(metrics, "seeds"),)][0]
+    shown = {_map_title(each): archives[each["recipe"]] for each in pair if each is not None}
+    found = (("pseudo label", "pseudo_labels", labels), ("prediction", "predictions", masks))
+    best = [(title, folders, best_of(metrics, stage)) for title, stage, folders in found]
+    return Sources(
+        maps={title: Arrays(path) for title, path in shown.items()},
+        masks={f"{title}, {each['recipe']}": folders[each["recipe"]] for title, folders, each in best if each is not None},
+    )
+
+
+def _map_title(seeds: Mapping[str, Any]) -> str:
+    return f"{'refined' if seeds['provenance']['recipe']['refine'] else 'unrefined'} map, {seeds['recipe']}"
 
 
 def panels(record: Record, sources: Sources) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
@@ -179,7 +210,7 @@ def plot_classes(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     classes = list(metrics[0]["iou"])
     height, places = 0.8 / len(metrics), np.arange(len(classes))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 0.9 + 0.17 * len(classes) * (len(metrics) + 0.5)), layout="constrained")
+        figure = Figure(figsize=(5.6, 0.9 + 0.13 * len(classes) * (len(metrics) + 0.5)), layout="constrained")
         axes = figure.add_subplot(xlabel="IoU (%)", xlim=(0, 100))
         for number, content in enumerate(metrics):
             values = [content["iou"][name] for name in classes]
@@ -187,6 +218,7 @@ def plot_classes(metrics: Sequence[Mapping[str, Any]]) -> Figure:
             # a missing value is drawn as nothing
             axes.barh(places + number * height, np.array(values, float), height, label=label)
         axes.set_yticks(places + 0.4 - height / 2, classes)
+        axes.margins(y=0.02)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         figure.legend(loc="outside lower center")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -56,13 +57,21 @@ def pseudo_label(
     image: UInt8[np.ndarray, "H W 3"],
     maps: Float32[np.ndarray, "K h w"],
     indices: Sequence[int],
-    background: float,
+    background: float | Literal["otsu"],
     spread: Spread,
 ) -> UInt8[np.ndarray, "H W"]:
-    """The mask of one image from the seeds of its classes `indices`; one without classes is all background."""
+    """The mask of one image from the seeds of its classes `indices`; one without classes is all background.
+
+    The background `otsu` is the threshold that best splits the image's own scores after the walk, which lowers peaks by
+    as much as the image's regions are large: no constant fits all images.
+
+    deviates: PSA walks (1 - max)^16 beside the maps, and the field's later code a constant found with true masks.
+    """
     if not indices:
         return np.full(image.shape[:2], BACKGROUND, np.uint8)
-    return mask_of(upsample(spread(image, maps), *image.shape[:2]), background, indices)
+    scores = spread(image, maps)
+    level = otsu_threshold([scores]) if background == "otsu" else background
+    return mask_of(upsample(scores, *image.shape[:2]), level, indices)
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------
@@ -83,7 +92,9 @@ def _spread(model: str | Path | None, recipe: PseudoLabels, how: Execution) -> S
     return Walk(network.to(device_of(how)), offsets, recipe)
 
 
-def _masks(split: Split, seeds: Arrays, background: float, spread: Spread) -> Iterator[tuple[str, UInt8[np.ndarray, "H W"]]]:
+def _masks(
+    split: Split, seeds: Arrays, background: float | str, spread: Spread
+) -> Iterator[tuple[str, UInt8[np.ndarray, "H W"]]]:
     for record in tqdm(split.records, desc="pseudo labels", disable=None):
         maps = seeds[record.image_id].astype(np.float32)
         yield record.image_id, pseudo_label(read_image(record.image), maps, split.class_indices(record), background, spread)
@@ -105,14 +116,11 @@ def pseudo_label_shard(
         split: table of the split.
         maps: seeds of the whole split.
         model: model.safetensors of the affinity network; none thresholds the seeds as they are.
-        recipe: a `pseudo_labels` recipe; its background `otsu` is found from the seeds of all images, not the shard's.
+        recipe: a `pseudo_labels` recipe.
         execution: how to run.
         shard: which images.
         output: the archive.
     """
     wanted, data, seeds = config.load(PseudoLabels, recipe), read_split(split), Arrays(maps)
-    background = wanted.background
-    if background == "otsu":
-        background = otsu_threshold(seeds[record.image_id] for record in data.records)
     spread = _spread(model, wanted, config.build(Execution, execution, "execution"))
-    write_arrays(output, _masks(shard_of(data, shard), seeds, background, spread))
+    write_arrays(output, _masks(shard_of(data, shard), seeds, wanted.background, spread))

@@ -22,22 +22,22 @@ STAGES = {"seed": "seeds", "pseudo": "pseudo_labels", "val": "predictions"}
 COLUMNS = {
     "method": "method",
     "source": "source",
-    "venue": "venue",
-    "saliency": "saliency",
     "seed": "seed",
     "seed_paper": "paper's seed",
-    "threshold": "threshold",
-    "seed_fixed": "seed, fixed threshold",
-    "threshold_fixed": "fixed threshold",
     "pseudo": "pseudo label",
     "pseudo_paper": "paper's pseudo label",
     "val": "val",
     "val_paper": "paper's val",
     "test": "test",
+    "threshold": "threshold",
+    "seed_fixed": "seed, fixed threshold",
+    "threshold_fixed": "fixed threshold",
     "split": "split",
     "images": "ground truth images",
     "crf": "CRF",
     "scales": "scales",
+    "venue": "venue",
+    "saliency": "saliency",
     "recipe": "recipe",
 }
 
@@ -238,6 +238,30 @@ def _cell(column: str, value: Any) -> str:
         return f"{value:.2f}"
     # a star in a method's name is no emphasis, a pipe no new cell
     return f"{value:.1f}" if isinstance(value, float) else str(value).replace("*", r"\*").replace("|", r"\|")
+
+
+def best_of(metrics: Sequence[Mapping[str, Any]], stage: str) -> Mapping[str, Any] | None:
+    """The metrics of a stage with the highest mIoU; where none is measured the first, and None where there is no recipe."""
+    return max((content for content in metrics if content["stage"] == stage), key=_order, default=None)
+
+
+def refinement_pairs(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Metrics of seeds without and with affinity refinement that differ in nothing else, best refined ones first."""
+    seeds = [content for content in metrics if content["stage"] == "seeds"]
+    refined = sorted((content for content in seeds if content["provenance"]["recipe"]["refine"]), key=_order, reverse=True)
+    plain = [content for content in seeds if not content["provenance"]["recipe"]["refine"]]
+    return [(without, content) for content in refined for without in plain if _unrefined(without) == _unrefined(content)]
+
+
+def _order(content: Mapping[str, Any]) -> float:
+    return -1.0 if content["miou"] is None else content["miou"]
+
+
+def _unrefined(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a seeds recipe that count without refinement, and what the maps were measured on."""
+    only_refining = {"refine", "affinity_layers", "affinity_power", "product"}
+    recipe = {key: value for key, value in content["provenance"]["recipe"].items() if key not in only_refining}
+    return {**recipe, "measured on": content["split"]}
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------

@@ -25,12 +25,12 @@ from acr.shapes import BACKGROUND
 CLASSES = ("stripes", "checkers", "dots", "bricks", "waves")
 SPLITS = ("train", "val")
 
-BLOB_RADIUS = (0.16, 0.28)
+BLOB_RADIUS = (0.18, 0.30)
 DISTRACTOR_RADIUS = (0.10, 0.20)
 CENTRE = (0.15, 0.85)
-PERIOD = (0.085, 0.14)  # at 96 pixels 8 to 13: a patch of 8 pixels cannot hold a whole period of most blobs
-MIN_VISIBLE = 0.5  # of a blob's area, neither hidden by later blobs nor cut off by the border
-MIN_CONTRAST = 0.6  # between the two colours of a pattern, Euclidean in RGB of range 0..1
+PERIOD = (0.06, 0.09)  # at 96 pixels about 6 to 9, near the width of a patch, which is 8
+MIN_VISIBLE = 0.6  # of a blob's area, neither hidden by later blobs nor cut off by the border
+MIN_CONTRAST = 0.9  # between the two colours of a pattern, Euclidean in RGB of range 0..1
 NOISE = 0.02  # of a pixel, standard deviation in the range 0..1: nothing in the picture is perfectly flat
 EDGE = 6.0  # slope of the step between a pattern's two colours: softens the edge over about a pixel
 
@@ -47,24 +47,25 @@ def _stripes(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _checkers(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _step(2 * np.sin(np.pi * u) * np.sin(np.pi * v))
+    return _step(2 * np.sin(1.4 * np.pi * u) * np.sin(1.4 * np.pi * v))
 
 
 def _dots(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _step(2 * (0.33 - np.hypot(u - np.round(u), v - np.round(v))))
+    return _step(2 * (0.30 - np.hypot(u - np.round(u), v - np.round(v))))
 
 
 def _bricks(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Courses one half period high; bricks one period long, every second course shifted by half a brick."""
-    course = np.floor(2 * v)
-    along = u + 0.5 * (course % 2)
-    to_bed = np.abs(2 * v - np.round(2 * v)) / 2
-    to_joint = np.abs(along - np.round(along))
-    return _step(3 * (np.minimum(to_bed, to_joint) - 0.09))
+    """Courses two thirds of a period high and bricks twice as long, every second course shifted by half a brick."""
+    across = 1.5 * v
+    along = 0.75 * u + 0.5 * (np.floor(across) % 2)
+    to_bed = np.abs(across - np.round(across)) / 1.5
+    to_joint = np.abs(along - np.round(along)) / 0.75
+    return _step(3 * (np.minimum(to_bed, to_joint) - 0.12))
 
 
 def _waves(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _step(np.sin(2 * np.pi * (u + 0.3 * np.sin(np.pi * v))))
+    """Stripes that swing to and fro so strongly that no piece of one looks like a straight stripe."""
+    return _step(np.sin(2 * np.pi * (0.8 * u + 0.3 * np.sin(1.5 * np.pi * v))))
 
 
 PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

@@ -7,17 +7,19 @@ rule confident_label_shard:
         maps=upstream("affinities", "seeds", "results/{dataset}/seeds/{name}/maps.npz"),
     output:
         labels=temp("results/{dataset}/affinities/{recipe}/shards/{shard}.npz"),
-    params:
-        recipe=recipe("affinities", "labels"),
-        code=code("make_confident_labels.py"),
     log:
         "logs/{dataset}/affinities/{recipe}/{shard}.log",
     benchmark:
         "logs/{dataset}/affinities/{recipe}/{shard}.tsv"
+    conda:
+        "../../environment.yml"
     threads: 16
     resources:
         mem_mb=8000,
         runtime=240,
+    params:
+        recipe=recipe("affinities", "labels"),
+        code=code("make_confident_labels.py"),
     script:
         "../scripts/make_confident_labels.py"
 
@@ -29,14 +31,16 @@ rule confident_labels:
     output:
         merged="results/{dataset}/affinities/{recipe}/labels.npz",
         provenance="results/{dataset}/affinities/{recipe}/labels.json",
-    params:
-        recipe=recipe("affinities", "labels"),
-        code=code("merge_arrays.py"),
     log:
         "logs/{dataset}/affinities/{recipe}/merge.log",
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        recipe=recipe("affinities", "labels"),
+        code=code("merge_arrays.py"),
     script:
         "../scripts/merge_arrays.py"
 
@@ -51,18 +55,20 @@ rule affinity:
         description="results/{dataset}/affinities/{recipe}/model.json",
         history="results/{dataset}/affinities/{recipe}/history.csv",
         provenance="results/{dataset}/affinities/{recipe}/provenance.json",
-    params:
-        recipe=recipe("affinities"),
-        code=code("train_affinity.py"),
-        folder="results/{dataset}/affinities/{recipe}",
     log:
         "logs/{dataset}/affinities/{recipe}.log",
     benchmark:
         "logs/{dataset}/affinities/{recipe}.tsv"
+    conda:
+        "../../environment.yml"
     threads: 16
     resources:
         gpu=1,
         mem_mb=16000,
         runtime=720,
+    params:
+        recipe=recipe("affinities"),
+        code=code("train_affinity.py"),
+        folder=subpath(output.model, parent=True),
     script:
         "../scripts/train_affinity.py"

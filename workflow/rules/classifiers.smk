@@ -10,18 +10,20 @@ rule classifier:
         description="results/{dataset}/classifiers/{recipe}/model.json",
         history="results/{dataset}/classifiers/{recipe}/history.csv",
         provenance="results/{dataset}/classifiers/{recipe}/provenance.json",
-    params:
-        recipe=recipe("classifiers"),
-        code=code("train_classifier.py"),
-        folder="results/{dataset}/classifiers/{recipe}",
     log:
         "logs/{dataset}/classifiers/{recipe}.log",
     benchmark:
         "logs/{dataset}/classifiers/{recipe}.tsv"
+    conda:
+        "../../environment.yml"
     threads: 16
     resources:
         gpu=1,
         mem_mb=16000,
         runtime=1440,
+    params:
+        recipe=recipe("classifiers"),
+        code=code("train_classifier.py"),
+        folder=subpath(output.model, parent=True),
     script:
         "../scripts/train_classifier.py"

@@ -55,3 +55,23 @@ def split(role):
 def made(section, path):
     """The file of every recipe of a section, by the recipe's name."""
     return {name: path.format(dataset=PLAN.dataset, name=name) for name in PLAN.recipes[section]}
+
+
+def weights_file(wildcards):
+    """The local file of a recipe of weights; none where they come from the hub."""
+    file = PLAN.recipe("weights", wildcards.recipe).file
+    return [] if file is None else file
+
+
+def measured(stage, names):
+    """The metrics of recipes of a stage on the split it is reported on."""
+    role = PLAN.data.val if stage in ("classifiers", "predictions") else PLAN.data.train
+    return [f"results/{PLAN.dataset}/metrics/{stage}/{name}.{role}.json" for name in names]
+
+
+def metrics_of_table(wildcards):
+    """The metrics that the rows of a table show."""
+    rows = PLAN.recipe("tables", wildcards.recipe).rows
+    stages = ("seeds", "pseudo_labels", "predictions")
+    named = {stage: {getattr(row, stage) for row in rows} - {None} for stage in stages}
+    return [file for stage in stages for file in measured(stage, sorted(named[stage]))]

@@ -4,12 +4,14 @@
 rule dataset:
     output:
         manifest="results/{dataset}/splits/source.json",
-    params:
-        recipe=canonical(PLAN.data),
-        code=code("fetch_dataset.py"),
     log:
         "logs/{dataset}/splits/source.log",
     localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        recipe=canonical(PLAN.data),
+        code=code("fetch_dataset.py"),
     script:
         "../scripts/fetch_dataset.py"
 
@@ -21,12 +23,14 @@ rule splits:
         train=split("train"),
         val=split("val"),
         classes="results/{dataset}/splits/classes.txt",
-    params:
-        recipe=canonical(PLAN.data),
-        code=code("write_splits.py"),
-        folder="results/{dataset}/splits",
     log:
         "logs/{dataset}/splits/splits.log",
     localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        recipe=canonical(PLAN.data),
+        code=code("write_splits.py"),
+        folder=subpath(output.classes, parent=True),
     script:
         "../scripts/write_splits.py"

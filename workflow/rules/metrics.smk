@@ -8,16 +8,18 @@ rule measure_classifier:
         description="results/{dataset}/classifiers/{recipe}/model.json",
     output:
         metrics="results/{dataset}/metrics/classifiers/{recipe}.{split}.json",
-    params:
-        recipe=recipe("classifiers"),
-        code=code("measure_classifier.py"),
     log:
         "logs/{dataset}/metrics/classifiers/{recipe}.{split}.log",
+    conda:
+        "../../environment.yml"
     threads: 16
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=240,
+    params:
+        recipe=recipe("classifiers"),
+        code=code("measure_classifier.py"),
     script:
         "../scripts/measure_classifier.py"
 
@@ -28,14 +30,16 @@ rule measure_seeds:
         maps="results/{dataset}/seeds/{recipe}/maps.npz",
     output:
         metrics="results/{dataset}/metrics/seeds/{recipe}.{split}.json",
-    params:
-        recipe=recipe("seeds"),
-        code=code("measure_seeds.py"),
     log:
         "logs/{dataset}/metrics/seeds/{recipe}.{split}.log",
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        recipe=recipe("seeds"),
+        code=code("measure_seeds.py"),
     script:
         "../scripts/measure_seeds.py"
 
@@ -46,15 +50,17 @@ rule measure_pseudo_labels:
         masks="results/{dataset}/pseudo_labels/{recipe}",
     output:
         metrics="results/{dataset}/metrics/pseudo_labels/{recipe}.{split}.json",
+    log:
+        "logs/{dataset}/metrics/pseudo_labels/{recipe}.{split}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
     params:
         recipe=recipe("pseudo_labels"),
         stage="pseudo_labels",
         code=code("measure_masks.py"),
-    log:
-        "logs/{dataset}/metrics/pseudo_labels/{recipe}.{split}.log",
-    resources:
-        mem_mb=4000,
-        runtime=120,
     script:
         "../scripts/measure_masks.py"
 
@@ -65,14 +71,16 @@ rule measure_predictions:
         masks="results/{dataset}/predictions/{recipe}/{split}",
     output:
         metrics="results/{dataset}/metrics/predictions/{recipe}.{split}.json",
+    log:
+        "logs/{dataset}/metrics/predictions/{recipe}.{split}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
     params:
         recipe=recipe("predictions"),
         stage="predictions",
         code=code("measure_masks.py"),
-    log:
-        "logs/{dataset}/metrics/predictions/{recipe}.{split}.log",
-    resources:
-        mem_mb=4000,
-        runtime=120,
     script:
         "../scripts/measure_masks.py"

@@ -8,18 +8,20 @@ rule prediction_shard:
         description=upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/model.json"),
     output:
         masks=temp("results/{dataset}/predictions/{recipe}/{split}.shards/{shard}.npz"),
-    params:
-        recipe=recipe("predictions"),
-        code=code("predict.py"),
     log:
         "logs/{dataset}/predictions/{recipe}/{split}/{shard}.log",
     benchmark:
         "logs/{dataset}/predictions/{recipe}/{split}/{shard}.tsv"
+    conda:
+        "../../environment.yml"
     threads: 16
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=240,
+    params:
+        recipe=recipe("predictions"),
+        code=code("predict.py"),
     script:
         "../scripts/predict.py"
 
@@ -30,12 +32,14 @@ rule predictions:
         shards=expand("results/{{dataset}}/predictions/{{recipe}}/{{split}}.shards/{shard}.npz", shard=SHARDS),
     output:
         masks=directory("results/{dataset}/predictions/{recipe}/{split}"),
-    params:
-        code=code("merge_masks.py"),
     log:
         "logs/{dataset}/predictions/{recipe}/{split}/merge.log",
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        code=code("merge_masks.py"),
     script:
         "../scripts/merge_masks.py"

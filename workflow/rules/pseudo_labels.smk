@@ -9,18 +9,20 @@ rule pseudo_label_shard:
         description=upstream("pseudo_labels", "affinity", "results/{dataset}/affinities/{name}/model.json"),
     output:
         masks=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.npz"),
-    params:
-        recipe=recipe("pseudo_labels"),
-        code=code("make_pseudo_labels.py"),
     log:
         "logs/{dataset}/pseudo_labels/{recipe}/{shard}.log",
     benchmark:
         "logs/{dataset}/pseudo_labels/{recipe}/{shard}.tsv"
+    conda:
+        "../../environment.yml"
     threads: 16
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=240,
+    params:
+        recipe=recipe("pseudo_labels"),
+        code=code("make_pseudo_labels.py"),
     script:
         "../scripts/make_pseudo_labels.py"
 
@@ -31,12 +33,14 @@ rule pseudo_labels:
         shards=expand("results/{{dataset}}/pseudo_labels/{{recipe}}.shards/{shard}.npz", shard=SHARDS),
     output:
         masks=directory("results/{dataset}/pseudo_labels/{recipe}"),
-    params:
-        code=code("merge_masks.py"),
     log:
         "logs/{dataset}/pseudo_labels/{recipe}/merge.log",
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        code=code("merge_masks.py"),
     script:
         "../scripts/merge_masks.py"

@@ -20,10 +20,12 @@ rule report:
     output:
         report=RESULTS / "report.html",
         summary=RESULTS / "summary.txt",
+    log:
+        Path("logs") / PLAN.dataset / "report.log",
+    conda:
+        "../../environment.yml"
     params:
         dataset=PLAN.dataset,
         code=code("write_report.py"),
-    log:
-        Path("logs") / PLAN.dataset / "report.log",
     script:
         "../scripts/write_report.py"

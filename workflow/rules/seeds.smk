@@ -8,18 +8,20 @@ rule seed_shard:
         description=upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/model.json"),
     output:
         maps=temp("results/{dataset}/seeds/{recipe}/shards/{shard}.npz"),
-    params:
-        recipe=recipe("seeds"),
-        code=code("make_seeds.py"),
     log:
         "logs/{dataset}/seeds/{recipe}/{shard}.log",
     benchmark:
         "logs/{dataset}/seeds/{recipe}/{shard}.tsv"
+    conda:
+        "../../environment.yml"
     threads: 16
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=240,
+    params:
+        recipe=recipe("seeds"),
+        code=code("make_seeds.py"),
     script:
         "../scripts/make_seeds.py"
 
@@ -31,13 +33,15 @@ rule seeds:
     output:
         merged="results/{dataset}/seeds/{recipe}/maps.npz",
         provenance="results/{dataset}/seeds/{recipe}/provenance.json",
-    params:
-        recipe=recipe("seeds"),
-        code=code("merge_arrays.py"),
     log:
         "logs/{dataset}/seeds/{recipe}/merge.log",
+    conda:
+        "../../environment.yml"
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        recipe=recipe("seeds"),
+        code=code("merge_arrays.py"),
     script:
         "../scripts/merge_arrays.py"

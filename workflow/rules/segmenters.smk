@@ -11,18 +11,20 @@ rule segmenter:
         description="results/{dataset}/segmenters/{recipe}/model.json",
         history="results/{dataset}/segmenters/{recipe}/history.csv",
         provenance="results/{dataset}/segmenters/{recipe}/provenance.json",
-    params:
-        recipe=recipe("segmenters"),
-        code=code("train_segmenter.py"),
-        folder="results/{dataset}/segmenters/{recipe}",
     log:
         "logs/{dataset}/segmenters/{recipe}.log",
     benchmark:
         "logs/{dataset}/segmenters/{recipe}.tsv"
+    conda:
+        "../../environment.yml"
     threads: 16
     resources:
         gpu=1,
         mem_mb=24000,
         runtime=2880,
+    params:
+        recipe=recipe("segmenters"),
+        code=code("train_segmenter.py"),
+        folder=subpath(output.model, parent=True),
     script:
         "../scripts/train_segmenter.py"

@@ -1,0 +1,177 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from acr.config import Seeds, canonical
+from acr.datasets.base import Record, Split, write_classes, write_split
+from acr.figures import (
+    SIDE,
+    chosen,
+    display_size,
+    heat_map,
+    outline,
+    overlay,
+    panels,
+    plot_classes,
+    plot_curves,
+    plot_losses,
+    sheet,
+    sources_of,
+    svg,
+    write_figure,
+    write_sheets,
+)
+from acr.files import write_arrays
+from acr.images import read_image, write_image, write_mask
+from acr.measures import identity
+
+GREY_IMAGE = np.full((8, 16, 3), 100, np.uint8)
+
+
+def content(stage, recipe, miou, **more):
+    split = Split("train", ("cat",), ())
+    return {**identity(split, stage, canonical(Seeds(classifier="acr", **more)), "toy", recipe, 3), "miou": miou}
+
+
+def seeds(recipe, miou, **more):
+    curve = {"threshold": 0.4, "miou_fixed": miou and miou - 1, "threshold_fixed": 0.5, "curve": [miou] * 100}
+    return {**content("seeds", recipe, miou, **more), **curve, "iou": {"background": 90.0, "cat": None}}
+
+
+def test_pictures_keep_their_proportions():
+    assert display_size(96, 96) == (SIDE, SIDE)
+    assert display_size(500, 250) == (SIDE, SIDE // 2)
+    assert display_size(1, 4000) == (1, SIDE)
+
+
+def test_an_overlay_colours_objects_and_leaves_the_background_grey():
+    mask = np.zeros((8, 16), np.uint8)
+    mask[:, 6:10], mask[:, 10:] = 1, 255
+    picture = overlay(GREY_IMAGE, mask)
+    assert picture.shape == (128, SIDE, 3)
+    assert picture[64, 40].tolist() == [100, 100, 100]
+    assert picture[64, 128].tolist() == [117, 40, 40]  # 0.4 * 100 + 0.6 * 128: VOC's first colour is (128, 0, 0)
+    assert picture[64, 220].tolist() == [193, 193, 193]  # void: white
+    assert picture[64, 95].tolist() == [255, 255, 255]  # the outline
+
+
+def test_an_outline_stands_between_different_values():
+    mask = np.array([[0, 0, 1], [0, 0, 1], [2, 2, 2]], np.uint8)
+    assert outline(mask).tolist() == [[False, True, False], [True, True, True], [False, False, False]]
+
+
+def test_a_heat_map_goes_from_violet_to_yellow():
+    picture = heat_map(GREY_IMAGE, np.array([[0.0, 1.0]], np.float32), opacity=1.0)
+    red, green, blue = picture[64, 5].tolist()
+    assert blue > red > green
+    red, green, blue = picture[64, 250].tolist()
+    assert red > 230
+    assert green > 230
+    assert blue < 50
+
+
+def test_some_images_are_chosen_and_always_the_same():
+    records = tuple(Record(str(number), Path("image.png"), None, ()) for number in range(30))
+    ids = [record.image_id for record in chosen(Split("val", (), records), 6)]
+    assert len(set(ids)) == 6
+    assert ids == sorted(ids, key=int)
+    assert ids == [record.image_id for record in chosen(Split("val", (), records), 6)]
+    assert len(chosen(Split("val", (), records[:2]), 6)) == 2
+
+
+def test_a_sheet_holds_every_picture_under_its_title():
+    colours = {"photograph": 10, "truth with a title that is far too long to stand above it": 200}
+    page = sheet({title: np.full((20, 60, 3), value, np.uint8) for title, value in colours.items()})
+    assert page.shape == (42, 126, 3)
+    assert (page[22:, :60] == 10).all()
+    assert (page[22:, 66:] == 200).all()
+    assert (page[:22] < 128).any()
+    assert (page[:, 60:66] == 255).all()
+
+
+@pytest.fixture
+def artefacts(tmp_path):
+    write_image(tmp_path / "a.png", GREY_IMAGE)
+    write_mask(tmp_path / "truth.png", np.ones((8, 16), np.uint8))
+    for name in ("plain", "refined", "other"):
+        write_arrays(tmp_path / f"seeds/{name}/maps.npz", [("a", np.full((1, 2, 4), 0.5, np.float16))])
+    for folder in ("pseudo_labels/good", "pseudo_labels/bad", "predictions/net/val"):
+        write_mask(tmp_path / folder / "a.png", np.ones((8, 16), np.uint8))
+    return tmp_path
+
+
+def sources(folder, metrics):
+    return sources_of(
+        metrics,
+        sorted(folder.glob("seeds/*/maps.npz")),
+        sorted(folder.glob("pseudo_labels/*")),
+        sorted(folder.glob("predictions/*/*")),
+    )
+
+
+def test_an_image_is_shown_with_the_best_of_each_stage(artefacts):
+    metrics = [
+        seeds("plain", 50.0, refine=False),
+        seeds("refined", 40.0),
+        seeds("other", 60.0, refine=False, layers=3),
+        content("pseudo_labels", "bad", 40.0),
+        content("pseudo_labels", "good", 60.0),
+        {**content("pseudo_labels", "net", None), "stage": "predictions"},
+    ]
+    record = Record("a", artefacts / "a.png", artefacts / "truth.png", ("cat",))
+    found = panels(record, sources(artefacts, metrics))
+    titles = ["photograph", "truth", "unrefined map, plain", "refined map, refined", "pseudo label, good", "prediction, net"]
+    assert list(found) == titles
+    assert {picture.shape for picture in found.values()} == {(128, 256, 3)}
+
+
+def test_an_image_is_shown_with_what_there_is(artefacts):
+    found = panels(Record("b", artefacts / "a.png", None, ()), sources(artefacts, [seeds("other", None, refine=False)]))
+    assert list(found) == ["photograph"]
+    assert sources(artefacts, []) == ({}, {})
+
+
+def test_curves_mark_the_best_and_the_fixed_threshold():
+    axes = plot_curves([seeds("acr", 60.0), seeds("acr_star", 50.0)]).axes[0]
+    lines, best, fixed = axes.lines[::3], axes.lines[1::3], axes.lines[2::3]
+    assert [line.get_label() for line in lines] == ["acr: best 60.0, fixed 59.0", "acr_star: best 50.0, fixed 49.0"]
+    assert [line.get_xydata().tolist() for line in best] == [[[0.4, 60.0]], [[0.4, 50.0]]]
+    assert [line.get_xydata().tolist() for line in fixed] == [[[0.5, 59.0]], [[0.5, 49.0]]]
+    assert {line.get_color() for line in best} == {line.get_color() for line in lines}
+
+
+def test_losses_are_every_column_but_the_step_and_the_rate():
+    history = pd.DataFrame({"step": [50, 100], "learning_rate": [1.0, 1.0], "loss": [2.0, 1.0], "affinity": [0.2, 0.1]})
+    axes = plot_losses("classifiers/acr", history).axes[0]
+    assert [line.get_label() for line in axes.lines] == ["loss", "affinity"]
+    assert axes.lines[0].get_xydata().tolist() == [[50, 2], [100, 1]]
+    assert axes.get_yscale() == "log"
+
+
+def test_classes_are_bars_and_an_absent_class_is_none():
+    axes = plot_classes([seeds("acr", 60.0), seeds("acr_star", 50.0)]).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["background", "cat"]
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths[0] == widths[2] == 90.0
+    assert np.isnan([widths[1], widths[3]]).all()
+
+
+def test_plots_are_written_alike_each_time(tmp_path):
+    first, second = (svg(plot_curves([seeds("acr", 60.0)])) for _ in range(2))
+    assert first == second
+    assert first.startswith(b"<?xml")
+    write_figure(tmp_path / "curve.png", plot_curves([seeds("acr", 60.0)]))
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.size == (840, 540)
+
+
+def test_sheets_are_written_for_the_chosen_images(artefacts):
+    write_classes(artefacts / "classes.txt", ("cat",))
+    record = Record("a", artefacts / "a.png", artefacts / "truth.png", ("cat",))
+    write_split(artefacts / "train.csv", Split("train", ("cat",), (record,)))
+    found = sources(artefacts, [seeds("plain", 50.0, refine=False), seeds("refined", 40.0)])
+    write_sheets(split=artefacts / "train.csv", sources=found, count=6, folder=artefacts / "figures")
+    assert (read_image(artefacts / "figures/a.png") == sheet(panels(record, found))).all()

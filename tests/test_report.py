@@ -1,0 +1,215 @@
+import re
+import string
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from acr.config import Predictions, PseudoLabels, Row, Seeds, Table, canonical
+from acr.datasets.base import Record, Split, read_split, write_classes, write_split
+from acr.files import read_json, write_arrays, write_json
+from acr.images import write_image, write_mask
+from acr.measures import identity
+from acr.metrics import measure_masks, measure_seeds
+from acr.report import findings, markdown_html, ranked, results, summarise, write_report
+from acr.tables import write_table
+
+SPLIT = Split("train", ("cat", "dog"), ())
+
+
+def content(stage, name, recipe, **known):
+    return {**identity(SPLIT, stage, canonical(recipe) if recipe else "{}", "toy", name, 3), **known}
+
+
+def seeds(name, miou, fixed, **recipe):
+    return content("seeds", name, Seeds(classifier="acr", **recipe), miou=miou, miou_fixed=fixed)
+
+
+CLASSIFIER = content("classifiers", "acr", None, mean_average_precision=91.26)
+REFINED, PLAIN = seeds("acr", 60.0, 55.0, affinity_power=2.0), seeds("star", 50.0, 48.0, refine=False)
+LABELS = content("pseudo_labels", "walked", PseudoLabels(seeds="acr"), miou=58.5)
+MASKS = content("predictions", "deeplab", Predictions(segmenter="deeplab"), miou=61.0, split="val")
+
+
+def test_findings_say_what_helped_and_what_did_not():
+    tags, refinement, spreading, segmentation = findings([MASKS, LABELS, REFINED, PLAIN, CLASSIFIER])
+    assert "91.3 mAP" in tags
+    assert refinement.startswith("Affinity refinement helped")
+    assert "60.0" in refinement
+    assert "50.0 without (+10.0)" in refinement
+    assert "55.0 and 48.0" in refinement
+    assert "walked are not better than the seeds acr" in spreading
+    assert "58.5 mIoU on train against 60.0" in spreading
+    assert "(-1.5)" in spreading
+    assert "61.0 mIoU on val, better than the 58.5" in segmentation
+
+
+def test_refinement_that_hurts_is_said_in_plain_words():
+    worse = seeds("acr", 40.0, 39.0)
+    (sentence,) = findings([worse, PLAIN])
+    assert sentence.startswith("Affinity refinement did not help")
+    assert "(-10.0)" in sentence
+
+
+def test_only_seeds_that_differ_in_nothing_else_are_compared():
+    assert findings([seeds("acr", 60.0, 55.0, layers=3), PLAIN]) == []
+
+
+def test_without_truth_nothing_is_claimed():
+    unknown = content("seeds", "acr", Seeds(classifier="acr"), threshold_fixed=0.4)
+    assert findings([unknown]) == ["No mIoU is known: no image has a true mask."]
+    assert results([unknown])["mIoU"].tolist() == ["-"]
+    assert results([unknown])["fixed threshold"].tolist() == ["0.40"]
+
+
+def test_the_summary_lists_every_recipe_in_the_order_of_the_pipeline():
+    text = summarise([MASKS, LABELS, PLAIN, REFINED, CLASSIFIER])
+    lines = text.splitlines()
+    assert [line.split()[0] for line in lines[1:6]] == ["classifiers", "seeds", "seeds", "pseudo", "predictions"]
+    assert lines[2].split()[:5] == ["seeds", "star", "train", "-", "50.0"]
+    assert "Affinity refinement helped" in text
+
+
+def test_markdown_becomes_a_table_and_is_escaped():
+    text = "**Table <1>**\n\nA & B.\n\n| method | val |\n| --- | --- |\n| **a\\|b\\*** | 1.0 |\n|  | 2.0 |\n"
+    page = markdown_html(text)
+    assert "<p><b>Table &lt;1&gt;</b></p><p>A &amp; B.</p>" in page
+    assert "<th>method</th><th>val</th>" in page
+    assert "<tr><td><b>a|b*</b></td><td>1.0</td></tr><tr><td></td><td>2.0</td></tr>" in page
+
+
+TRUTH = np.array([[0, 0, 1, 1], [0, 0, 2, 2], [0, 0, 2, 2]], np.uint8)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run on ten images a split, with masks of falling quality on val."""
+    rng, folder = np.random.default_rng(0), tmp_path / "results/toy"
+    write_classes(folder / "splits/classes.txt", SPLIT.classes)
+    for name in ("train", "val"):
+        ids = [f"{name}_{number}" for number in range(10)]
+        for number, image_id in enumerate(ids):
+            write_image(tmp_path / f"images/{image_id}.png", rng.integers(0, 255, (3, 4, 3)).astype(np.uint8))
+            write_mask(tmp_path / f"masks/{image_id}.png", TRUTH)
+            guess = TRUTH.copy()
+            guess.ravel()[:number] = 1
+            write_mask(
+                folder / ("pseudo_labels/walked" if name == "train" else "predictions/net/val") / f"{image_id}.png", guess
+            )
+        files = [(tmp_path / "images" / f"{i}.png", tmp_path / "masks" / f"{i}.png") for i in ids]
+        records = tuple(Record(i, *paths, ("cat", "dog")) for i, paths in zip(ids, files, strict=True))
+        write_split(folder / f"splits/{name}.csv", Split(name, SPLIT.classes, records))
+    for name, refine in (("acr", True), ("star", False)):
+        maps = ((f"train_{number}", rng.random((2, 2, 2)).astype(np.float16)) for number in range(10))
+        write_arrays(folder / f"seeds/{name}/maps.npz", maps)
+        measure_seeds(
+            split=folder / "splits/train.csv",
+            maps=folder / f"seeds/{name}/maps.npz",
+            recipe=canonical(Seeds(classifier="acr", refine=refine)),
+            dataset="toy",
+            name=name,
+            output=folder / f"metrics/seeds/{name}.train.json",
+        )
+    for stage, name, split, recipe in (
+        ("pseudo_labels", "walked", "train", PseudoLabels(seeds="acr")),
+        ("predictions", "net", "val", Predictions(segmenter="<net>")),
+    ):
+        measure_masks(
+            split=folder / f"splits/{split}.csv",
+            masks=folder / stage / name / ("val" if split == "val" else ""),
+            stage=stage,
+            recipe=canonical(recipe),
+            dataset="toy",
+            name=name,
+            output=folder / f"metrics/{stage}/{name}.{split}.json",
+        )
+    history = folder / "classifiers/acr/history.csv"
+    history.parent.mkdir(parents=True)
+    pd.DataFrame({"step": [50, 100], "learning_rate": [0.1, 0.1], "loss": [2.0, 1.0]}).to_csv(history, index=False)
+    write_json(history.with_name("provenance.json"), {"commit": "f00d"})
+    write_table(
+        name="table_2",
+        recipe=canonical(Table((Row("ACR", seeds="acr", pseudo_labels="walked"),))),
+        metrics=sorted(folder.glob("metrics/*/*.json")),
+        csv=folder / "tables/table_2.csv",
+        markdown=folder / "tables/table_2.md",
+    )
+    return folder
+
+
+def write(folder, **other):
+    files = {
+        "metrics": sorted(folder.glob("metrics/*/*.json")),
+        "seeds": sorted(folder.glob("seeds/*/maps.npz")),
+        "pseudo_labels": sorted(folder.glob("pseudo_labels/*")),
+        "predictions": sorted(folder.glob("predictions/*/val")),
+        "histories": sorted(folder.glob("*/*/history.csv")),
+        "tables": sorted(folder.glob("tables/*.md")),
+        **other,
+    }
+    splits = {name: folder / f"splits/{name}.csv" for name in ("train", "val")}
+    write_report(dataset="toy", **splits, **files, report=folder / "report.html", summary=folder / "summary.txt")
+    return (folder / "report.html").read_text()
+
+
+def test_images_are_ranked_by_their_prediction(run):
+    ranking = ranked(read_split(run / "splits/val.csv"), run / "predictions/net/val")
+    assert ranking[0][0] == 100
+    assert ranking[0][1].image_id == "val_0"
+    assert [score for score, _ in ranking] == sorted((score for score, _ in ranking), reverse=True)
+    # val_3 has 3 pixels of cat too many: two of background, one right
+    scores = {record.image_id: score for score, record in ranking}
+    assert scores["val_3"] == pytest.approx(100 * (4 / 6 + 2 / 4 + 1) / 3)
+
+
+def test_the_page_needs_nothing_else_and_has_every_section(run):
+    page = write(run)
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert "http" not in re.sub(r'src="data:[^"]*"', "", page)
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings == [
+        "Tables",
+        "Images of train",
+        "Images of val",
+        "The best predictions of val",
+        "The worst predictions of val",
+        "Seeds against the background threshold",
+        "Classes",
+        "Training",
+        "Provenance",
+    ]
+    # six of train with five pictures, twelve of val with three
+    assert page.count("<figure>") == 6 * 5 + 12 * 3
+    assert "&lt;net&gt;" in page
+    assert "<net>" not in page
+    assert "f00d" in page
+    assert not string.Template(page).get_identifiers()
+    best = re.search("The best predictions of val.*?</section>", page, re.DOTALL)[0]
+    assert re.findall(r"<h3>(\w+):", best)[0] == "val_0"
+    worst = re.search("The worst predictions of val.*?</section>", page, re.DOTALL)[0]
+    scores = [float(score) for score in re.findall("prediction ([0-9.]+) mIoU</h3>", worst)]
+    assert len(scores) == 3
+    assert scores == sorted(scores)
+    assert scores[0] == round(ranked(read_split(run / "splits/val.csv"), run / "predictions/net/val")[-1][0], 1)
+
+
+def test_the_answer_comes_first(run):
+    page = write(run)
+    sentences = findings([read_json(path) for path in sorted(run.glob("metrics/*/*.json"))])
+    assert len(sentences) == 3
+    assert all(page.index(sentence) < page.index("<table") < page.index("<h2>") for sentence in sentences)
+    assert (run / "summary.txt").read_text().endswith(sentences[-1] + "\n")
+
+
+def test_equal_results_give_an_equal_page(run):
+    assert write(run) == write(run)
+
+
+def test_a_run_that_stops_at_the_seeds_has_a_report_too(run):
+    metrics = sorted(run.glob("metrics/seeds/*.json"))
+    page = write(run, metrics=metrics, pseudo_labels=[], predictions=[], histories=[], tables=[])
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    expected = ["Images of train", "Images of val", "Seeds against the background threshold", "Classes", "Provenance"]
+    assert headings == expected
