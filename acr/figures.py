@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from acr.datasets import Record, Split, read_split
-from acr.files import Arrays, atomic
+from acr.files import Arrays, atomic, read_json
 from acr.images import palette, read_image, read_mask, resize_image, resize_mask, upsample, write_image
 from acr.measures import THRESHOLDS
 from acr.shapes import BACKGROUND, VOID
@@ -92,6 +92,9 @@ def heat_map(
     scores = upsample(scores[None], *size)[0]
     colours = 255 * mpl.colormaps["plasma"](np.clip(scores, 0, 1))[..., :3]
     return np.rint((1 - opacity) * faded(resize_image(image, *size)) + opacity * colours).astype(np.uint8)
+
+
+SHEETS = 12  # images of each split that get a sheet
 
 
 class Sources(NamedTuple):
@@ -236,13 +239,24 @@ def svg(figure: Figure) -> bytes:
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def write_sheets(*, split: str | Path, sources: Sources, count: int, folder: str | Path) -> None:
-    """Writes `folder`/{image_id}.png for at most `count` images of a split: all that is known of each, side by side."""
-    for record in tqdm(chosen(read_split(split), count), desc="sheets", disable=None):
-        write_image(Path(folder) / f"{record.image_id}.png", sheet(panels(record, sources)))
+def write_figures(
+    *,
+    train: str | Path,
+    val: str | Path,
+    metrics: Sequence[str | Path],
+    seeds: Sequence[str | Path],
+    pseudo_labels: Sequence[str | Path],
+    predictions: Sequence[str | Path],
+    folder: str | Path,
+) -> None:
+    """Writes `folder`/{split}/{image_id}.png, a few sheets of each split, and `folder`/threshold_curves.png.
 
-
-def write_figure(path: str | Path, figure: Figure) -> None:
-    """Writes a plot as a PNG of 150 dots an inch."""
-    with atomic(path) as temporary, mpl.rc_context(STYLE):
-        figure.savefig(temporary, dpi=150)
+    The other arguments are those of `acr.report.write_report`.
+    """
+    contents = [read_json(path) for path in metrics]
+    sources = sources_of(contents, seeds, pseudo_labels, predictions)
+    for split in (read_split(train), read_split(val)):
+        for record in tqdm(chosen(split, SHEETS), desc=f"sheets of {split.name}", disable=None):
+            write_image(Path(folder) / split.name / f"{record.image_id}.png", sheet(panels(record, sources)))
+    with atomic(Path(folder) / "threshold_curves.png") as temporary, mpl.rc_context(STYLE):
+        plot_curves(contents).savefig(temporary, dpi=150)

@@ -21,10 +21,9 @@ from acr.figures import (
     sheet,
     sources_of,
     svg,
-    write_figure,
-    write_sheets,
+    write_figures,
 )
-from acr.files import write_arrays
+from acr.files import write_arrays, write_json
 from acr.images import read_image, write_image, write_mask
 from acr.measures import identity
 
@@ -163,15 +162,26 @@ def test_plots_are_written_alike_each_time(tmp_path):
     first, second = (svg(plot_curves([seeds("acr", 60.0)])) for _ in range(2))
     assert first == second
     assert first.startswith(b"<?xml")
-    write_figure(tmp_path / "curve.png", plot_curves([seeds("acr", 60.0)]))
-    with Image.open(tmp_path / "curve.png") as picture:
-        assert picture.size == (840, 540)
 
 
-def test_sheets_are_written_for_the_chosen_images(artefacts):
+def test_figures_are_written_for_the_chosen_images(artefacts):
     write_classes(artefacts / "classes.txt", ("cat",))
     record = Record("a", artefacts / "a.png", artefacts / "truth.png", ("cat",))
-    write_split(artefacts / "train.csv", Split("train", ("cat",), (record,)))
-    found = sources(artefacts, [seeds("plain", 50.0, refine=False), seeds("refined", 40.0)])
-    write_sheets(split=artefacts / "train.csv", sources=found, count=6, folder=artefacts / "figures")
-    assert (read_image(artefacts / "figures/a.png") == sheet(panels(record, found))).all()
+    for name in ("train", "val"):
+        write_split(artefacts / f"{name}.csv", Split(name, ("cat",), (record,)))
+    metrics = [seeds("plain", 50.0, refine=False), seeds("refined", 40.0)]
+    for content in metrics:
+        write_json(artefacts / f"{content['recipe']}.json", content)
+    found = sources(artefacts, metrics)
+    write_figures(
+        train=artefacts / "train.csv",
+        val=artefacts / "val.csv",
+        metrics=[artefacts / "plain.json", artefacts / "refined.json"],
+        seeds=[artefacts / f"seeds/{name}/maps.npz" for name in ("plain", "refined")],
+        pseudo_labels=[],
+        predictions=[],
+        folder=artefacts / "figures",
+    )
+    assert (read_image(artefacts / "figures/train/a.png") == sheet(panels(record, found))).all()
+    with Image.open(artefacts / "figures/threshold_curves.png") as picture:
+        assert picture.size == (840, 540)

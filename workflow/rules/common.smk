@@ -53,8 +53,8 @@ def split(role):
 
 
 def made(section, path):
-    """The file of every recipe of a section, by the recipe's name."""
-    return {name: path.format(dataset=PLAN.dataset, name=name) for name in PLAN.recipes[section]}
+    """The file of every recipe of a section."""
+    return [path.format(dataset=PLAN.dataset, name=name) for name in PLAN.recipes[section]]
 
 
 def weights_file(wildcards):
@@ -75,3 +75,18 @@ def metrics_of_table(wildcards):
     stages = ("seeds", "pseudo_labels", "predictions")
     named = {stage: {getattr(row, stage) for row in rows} - {None} for stage in stages}
     return [file for stage in stages for file in measured(stage, sorted(named[stage]))]
+
+
+# What the stages made and how good it is: all that figures and report are made of.
+MADE = {
+    "train": RESULTS / "splits" / f"{PLAN.data.train}.csv",
+    "val": RESULTS / "splits" / f"{PLAN.data.val}.csv",
+    "metrics": [
+        file
+        for stage in ("classifiers", "seeds", "pseudo_labels", "predictions")
+        for file in measured(stage, PLAN.recipes[stage])
+    ],
+    "seeds": made("seeds", "results/{dataset}/seeds/{name}/maps.npz"),
+    "pseudo_labels": made("pseudo_labels", "results/{dataset}/pseudo_labels/{name}"),
+    "predictions": made("predictions", f"results/{{dataset}}/predictions/{{name}}/{PLAN.data.val}"),
+}

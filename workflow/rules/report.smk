@@ -1,22 +1,30 @@
-# in: everything above; out: results/{dataset}/report.html and the results as text
+# in: everything above; out: results/{dataset}/report.html, the results as text, and figures/
 
-SECTIONS_MEASURED = ("classifiers", "seeds", "pseudo_labels", "predictions")
+
+rule figures:
+    input:
+        **MADE,
+    output:
+        folder=directory(RESULTS / "figures"),
+    log:
+        Path("logs") / PLAN.dataset / "figures.log",
+    conda:
+        "../../environment.yml"
+    params:
+        code=code("write_figures.py"),
+    script:
+        "../scripts/write_figures.py"
 
 
 rule report:
     input:
-        train=RESULTS / "splits" / f"{PLAN.data.train}.csv",
-        val=RESULTS / "splits" / f"{PLAN.data.val}.csv",
-        metrics=[file for section in SECTIONS_MEASURED for file in measured(section, PLAN.recipes[section])],
-        seeds=made("seeds", "results/{dataset}/seeds/{name}/maps.npz").values(),
-        pseudo_labels=made("pseudo_labels", "results/{dataset}/pseudo_labels/{name}").values(),
-        predictions=made("predictions", f"results/{{dataset}}/predictions/{{name}}/{PLAN.data.val}").values(),
+        **MADE,
         histories=[
             file
             for section in ("classifiers", "affinities", "segmenters")
-            for file in made(section, f"results/{{dataset}}/{section}/{{name}}/history.csv").values()
+            for file in made(section, f"results/{{dataset}}/{section}/{{name}}/history.csv")
         ],
-        tables=made("tables", "results/{dataset}/tables/{name}.md").values(),
+        tables=made("tables", "results/{dataset}/tables/{name}.md"),
     output:
         report=RESULTS / "report.html",
         summary=RESULTS / "summary.txt",

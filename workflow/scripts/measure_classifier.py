@@ -1,7 +1,7 @@
 """Measures a classifier on tags."""
 
-from acr.jobs import job
 from acr.classifiers import measure_classifier
+from acr.jobs import job
 
 with job(snakemake.log[0]):
     measure_classifier(

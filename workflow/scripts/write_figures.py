@@ -1,0 +1,15 @@
+"""Writes pictures of a few images of each split, and the threshold curves."""
+
+from acr.figures import write_figures
+from acr.jobs import job
+
+with job(snakemake.log[0]):
+    write_figures(
+        train=snakemake.input.train,
+        val=snakemake.input.val,
+        metrics=snakemake.input.metrics,
+        seeds=snakemake.input.seeds,
+        pseudo_labels=snakemake.input.pseudo_labels,
+        predictions=snakemake.input.predictions,
+        folder=snakemake.output.folder,
+    )
