@@ -26,8 +26,9 @@ from acr.files import Arrays, write_arrays
 from acr.images import crop, read_image, upsample
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_weights
+from acr.provenance import source
 from acr.shapes import BACKGROUND, VOID, Grid
-from acr.training import fit, freeze_norm, save_trained
+from acr.training import Checkpoint, fit, freeze_norm, save_trained
 
 Offset = tuple[int, int]
 EPSILON = 1e-5  # keeps the logarithms of the loss finite
@@ -240,6 +241,7 @@ def train_affinity(
     wanted, data = config.load(Affinity, recipe), read_split(split)
     if wanted.crop_size % wanted.stride:
         raise ValueError(f"crop_size is {wanted.crop_size}, but must be a multiple of stride {wanted.stride}")
+    made_from = source(recipe, [split, labels, weights])
     torch.manual_seed(wanted.training.random_state)
     keys = ("backbone", "stride", "normalisation", "options", "radius")
     description = {key: getattr(wanted, key) for key in keys}
@@ -250,5 +252,7 @@ def train_affinity(
     sample = Sample(data, labels, wanted, network.backbone.normalise.fill)
     how = config.build(Execution, execution, "execution")
     objective = Objective(network, neighbours(wanted.radius))
-    history = fit(objective, len(data.records), sample, wanted.training, how, Path(f"{folder}.checkpoint"))
-    save_trained(folder, network, description, history, recipe, [split, labels, weights])
+    history = fit(
+        objective, len(data.records), sample, wanted.training, how, Checkpoint(Path(f"{folder}.checkpoint"), made_from)
+    )
+    save_trained(folder, network, description, history, made_from)

@@ -10,7 +10,7 @@ def augment(arrays: tuple[np.ndarray, ...], names: Sequence[str], rng: np.random
 
     Args:
         arrays: images "H W 3" and masks "H W" of one scene; flips and transposes act on all of them alike.
-        names: of hflip, vflip, transpose, channels; `channels` permutes the colours of the images.
+        names: of hflip, vflip, transpose, channels (permutes the colours of the images), invert (each colour on its own).
         rng: the only source of randomness.
     """
     for name in names:
@@ -24,11 +24,17 @@ def _permute_channels(arrays: tuple[np.ndarray, ...], rng: np.random.Generator) 
     return tuple(array[..., order] if array.ndim == 3 else array for array in arrays)
 
 
+def _invert(arrays: tuple[np.ndarray, ...], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    flipped = np.where(rng.random(3) < 0.5, 255, 0).astype(np.uint8)
+    return tuple(array ^ flipped if array.ndim == 3 else array for array in arrays)
+
+
 _CHANGES = {
     "hflip": lambda arrays, rng: tuple(array[:, ::-1] for array in arrays),
     "vflip": lambda arrays, rng: tuple(array[::-1] for array in arrays),
     "transpose": lambda arrays, rng: tuple(array.swapaxes(0, 1) for array in arrays),
     "channels": _permute_channels,
+    "invert": _invert,
 }
 
 

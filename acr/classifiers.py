@@ -22,8 +22,9 @@ from acr.measures import average_precision, identity, mean_of_known, number
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier, build_classifier
 from acr.models.weights import load_state, load_weights
+from acr.provenance import source
 from acr.shapes import Grid
-from acr.training import device_of, fit, save_trained
+from acr.training import Checkpoint, device_of, fit, save_trained
 from acr.views import View, draw
 
 
@@ -92,6 +93,7 @@ def predict_tags(split: Split, model: str | Path, execution: Execution) -> Float
 def train_classifier(*, split: str, weights: str | None, recipe: str, execution: Mapping, folder: str) -> None:
     """Trains a `classifiers` recipe on a split and writes model, history and provenance into `folder`."""
     wanted, data = config.load(Classifier, recipe), read_split(split)
+    made_from = source(recipe, [split, weights])
     torch.manual_seed(wanted.training.random_state)
     keys = ("backbone", "image_size", "normalisation")
     description = {"classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
@@ -99,8 +101,10 @@ def train_classifier(*, split: str, weights: str | None, recipe: str, execution:
     load_weights(model.network, weights, optional=("head",))
     objective, sample = Objective(model, wanted), Sample(data, wanted, model.normalise.fill)
     how = config.build(Execution, execution, "execution")
-    history = fit(objective, len(data.records), sample, wanted.training, how, Path(f"{folder}.checkpoint"))
-    save_trained(folder, model, description, history, recipe, [split, weights])
+    history = fit(
+        objective, len(data.records), sample, wanted.training, how, Checkpoint(Path(f"{folder}.checkpoint"), made_from)
+    )
+    save_trained(folder, model, description, history, made_from)
 
 
 def read_classifier(model: str | Path) -> VitClassifier:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 Normalisation = Literal["native", "imagenet", "half"]
 VIEW_NAMES = ("identity", "hflip", "vflip", "transpose", "rot90", "rot180", "rot270", "grey", "rotation", "resize", "hide")
-POSITIVE = {"batch_size", "shards", "layers", "affinity_layers", "image_size", "crop_size", "stride", "radius", "size"}
+POSITIVE = {"batch_size", "shards", "layers", "image_size", "crop_size", "stride", "radius", "size"}
 Recipe = TypeVar("Recipe")
 
 
@@ -85,6 +85,7 @@ class Training:
     momentum: float = 0.9
     schedule: Literal["poly", "one_cycle", "constant"] = "poly"
     power: float = 0.9  # of the poly schedule
+    clip_norm: float | None = None  # largest norm of the gradient of all parameters together
     random_state: int = 0
 
 
@@ -109,7 +110,7 @@ class Classifier:
     normalisation: Normalisation = "native"
     image_size: int = 384  # pixels a side of the training crop
     long_side: tuple[float, float] = (0.9, 1.143)  # range the long side is resized to, relative to image_size
-    augmentations: tuple[Literal["hflip", "vflip", "transpose", "channels"], ...] = ("hflip",)  # of the first view
+    augmentations: tuple[Literal["hflip", "vflip", "transpose", "channels", "invert"], ...] = ("hflip",)  # of the first view
     views: tuple[str, ...] = ("hflip",)  # one is drawn for each batch; acr.views.VIEWS names them
     activation: float = 100.0  # alpha of Eq. 6
     affinity: float = 100.0  # beta of Eq. 6
@@ -126,7 +127,7 @@ class Seeds:
     aspect: Literal["keep", "square"] = "keep"
     layers: int = 2  # last layers whose gradients are averaged (Fig. 8)
     refine: bool = True
-    affinity_layers: int | None = None  # last layers whose affinity is averaged; as `layers` where not given
+    affinity_layers: tuple[int, ...] | None = None  # whose affinity is averaged: 0 is the first, -1 the last; null: as `layers`
     affinity_power: float = 1.0  # of each affinity before its rows are made to sum to one again
     product: Literal["map_times_affinity", "affinity_times_map"] = "map_times_affinity"
     flip: bool = True  # sum with the maps of the mirrored photograph
@@ -183,7 +184,7 @@ class Segmenter:
     dilations: tuple[int, ...] = (6, 12, 18, 24)
     crop_size: int = 321
     crop_scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
-    augmentations: tuple[Literal["hflip", "vflip", "transpose", "channels"], ...] = ("hflip",)
+    augmentations: tuple[Literal["hflip", "vflip", "transpose", "channels", "invert"], ...] = ("hflip",)
     loss_scales: tuple[float, ...] = (0.5, 0.75)  # beside 1 and the maximum over all
     training: Training = Training(steps=20_000, batch_size=10, learning_rate=2.5e-4, head_factor=10.0)
 

@@ -29,8 +29,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def digest(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as stream:
+    """The SHA-256 of a file, in hexadecimal; of a folder, that of the names and digests of the files in it."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
+        return hashlib.sha256("".join(f"{item.name} {digest(item)}\n" for item in files).encode()).hexdigest()
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -7,8 +7,9 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from acr.files import digest, write_json
 
@@ -68,17 +69,15 @@ def _drop_docstring(node: ast.AST) -> None:
         node.body[0] = ast.Expr(ast.Constant(None))
 
 
-def write_provenance(path: str | Path, recipe: str, inputs: Iterable[str | Path | None]) -> None:
-    """Writes what made an artefact: resolved recipe, SHA-256 of each input file, versions, commit and machine."""
-    write_json(
-        path,
-        {
-            "recipe": json.loads(recipe),
-            "inputs": {str(item): digest(item) for item in inputs if item},
-            "versions": {"python": platform.python_version(), **_versions()},
-            "commit": _commit(),
-        },
-    )
+def source(recipe: str, inputs: Iterable[str | Path | None]) -> dict[str, Any]:
+    """What an artefact is a function of: its resolved recipe and the SHA-256 of each file or folder it is made from."""
+    return {"recipe": json.loads(recipe), "inputs": {str(item): digest(item) for item in inputs if item}}
+
+
+def write_provenance(path: str | Path, made_from: Mapping[str, Any]) -> None:
+    """Writes what made an artefact: its `source`, versions and commit."""
+    versions = {"python": platform.python_version(), **_versions()}
+    write_json(path, {**made_from, "versions": versions, "commit": _commit()})
 
 
 def _versions() -> dict[str, str]:

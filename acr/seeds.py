@@ -36,14 +36,13 @@ def gradient_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Te
     return torch.stack(maps)
 
 
-def mean_affinity(trace: Trace, layers: int, power: float) -> Float[Tensor, "B P P"]:
-    """Patch-to-patch attention averaged over heads and the last layers; a power other than 1 sharpens its rows.
+def mean_affinity(trace: Trace, layers: Sequence[int], power: float) -> Float[Tensor, "B P P"]:
+    """Patch-to-patch attention averaged over heads and over `layers`; a power other than 1 sharpens its rows.
 
     deviates: Eq. 8 has no power; with one, rows are made to sum to one again.
     """
-    mean = torch.stack([affinity(attention.detach().mean(1), trace.special) for attention in trace.attentions[-layers:]]).mean(
-        0
-    )
+    chosen = [affinity(trace.attentions[layer].detach().mean(1), trace.special) for layer in layers]
+    mean = torch.stack(chosen).mean(0)
     return mean if power == 1 else sharpen(mean, power)
 
 
@@ -75,7 +74,8 @@ def localise(
     trace = model(images, differentiate_from=depth - recipe.layers)
     maps = gradient_maps(trace, classes, recipe.layers)
     if recipe.refine:
-        affinities = mean_affinity(trace, recipe.affinity_layers or recipe.layers, recipe.affinity_power)
+        layers = recipe.affinity_layers or range(depth - recipe.layers, depth)
+        affinities = mean_affinity(trace, layers, recipe.affinity_power)
         maps = PRODUCTS[recipe.product](maps, affinities)
     maps = maps.unflatten(-1, trace.grid)
     restored = maps[:, 0] + HFLIP.inverse(maps[:, 1]) if recipe.flip else maps[:, 0]

@@ -23,8 +23,9 @@ from acr.files import read_json, write_arrays
 from acr.images import crop, read_image, read_mask, resize_image, resize_mask
 from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_scales, maximum, upsample
 from acr.models.weights import load_state, load_weights
+from acr.provenance import source
 from acr.shapes import VOID
-from acr.training import device_of, fit, freeze_norm, save_trained
+from acr.training import Checkpoint, device_of, fit, freeze_norm, save_trained
 
 
 def cross_entropy(logits: Float[Tensor, "B K h w"], labels: UInt8[Tensor, "B h w"]) -> Float[Tensor, ""]:
@@ -111,6 +112,7 @@ def train_segmenter(*, split: str, masks: str, weights: str | None, recipe: str,
         folder: where model.safetensors, model.json, history.csv and provenance.json go.
     """
     wanted, data = config.load(Segmenter, recipe), read_split(split)
+    made_from = source(recipe, [split, masks, weights])
     torch.manual_seed(wanted.training.random_state)
     keys = ("backbone", "options", "stride", "dilations", "normalisation")
     description = {"classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
@@ -121,8 +123,10 @@ def train_segmenter(*, split: str, masks: str, weights: str | None, recipe: str,
     sample = Sample(data, masks, wanted, model.backbone.normalise.fill)
     how = config.build(Execution, execution, "execution")
     objective = Objective(model, wanted.loss_scales)
-    history = fit(objective, len(data.records), sample, wanted.training, how, Path(f"{folder}.checkpoint"))
-    save_trained(folder, model, description, history, recipe, [split, weights])
+    history = fit(
+        objective, len(data.records), sample, wanted.training, how, Checkpoint(Path(f"{folder}.checkpoint"), made_from)
+    )
+    save_trained(folder, model, description, history, made_from)
 
 
 def read_segmenter(model: str | Path) -> DeepLabV2:

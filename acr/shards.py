@@ -10,13 +10,13 @@ from tqdm import tqdm
 from acr.datasets import read_split
 from acr.files import Arrays, merge_arrays
 from acr.images import write_mask
-from acr.provenance import write_provenance
+from acr.provenance import source, write_provenance
 
 
 def merge_maps(*, split: str, shards: Sequence[str], recipe: str, output: str, provenance: str) -> None:
     """Writes the arrays of all shards, one an image, as one npz archive with its provenance."""
     merge_arrays(shards, [record.image_id for record in read_split(split).records], output)
-    write_provenance(provenance, recipe, [split])
+    write_provenance(provenance, source(recipe, [split]))
 
 
 def merge_masks(*, split: str, shards: Sequence[str], folder: str) -> None:

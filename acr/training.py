@@ -5,10 +5,12 @@ Nothing depends on what happened before: the images of a step and all randomness
 """
 
 import functools
+import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +91,9 @@ def parameter_groups(module: nn.Module, training: Training) -> list[dict]:
             continue
         new, bias = "head" in name.split("."), name.endswith("bias")
         factor = training.head_factor * (2 if bias else 1) if new and training.head_factor != 1 else 1.0
-        decay = 0.0 if parameter.ndim < 2 and (training.optimiser == "adamw" or new) else training.weight_decay
+        # what a transformer learns once for all images is no matrix, though it may have its shape
+        single = parameter.ndim < 2 or name.endswith(("pos_embed", "cls_token"))
+        decay = 0.0 if single and (training.optimiser == "adamw" or new) else training.weight_decay
         groups.setdefault((factor, decay), []).append(parameter)
     return [{"params": group, "factor": factor, "weight_decay": decay} for (factor, decay), group in groups.items()]
 
@@ -125,8 +129,16 @@ def _batches(dataset: _Steps, steps: range, execution: Execution) -> Iterator[di
     return iter(DataLoader(dataset, sampler=steps, batch_size=None, num_workers=execution.workers))
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where an interrupted run is kept, and the `acr.provenance.source` of which it must be to be continued."""
+
+    path: Path
+    made_from: Mapping[str, Any]
+
+
 def fit(
-    objective: nn.Module, count: int, sample: Sample, training: Training, execution: Execution, checkpoint: Path
+    objective: nn.Module, count: int, sample: Sample, training: Training, execution: Execution, checkpoint: Checkpoint
 ) -> History:
     """Trains `objective` in place and returns its history, one row every 50 steps.
 
@@ -136,12 +148,12 @@ def fit(
         sample: one image's arrays from its index and a generator, the only source of its randomness.
         training: what to do.
         execution: how to do it; changes no result.
-        checkpoint: where an interrupted run with the same recipe is continued from; removed at the end.
+        checkpoint: where an interrupted run of the same source is continued from; removed at the end.
     """
     steps, device = step_count(training, count), device_of(execution)
-    objective.to(device).train()
+    objective.to(device, memory_format=torch.channels_last).train()
     optimiser = build_optimiser(objective, training)
-    start, history = _resume(checkpoint, objective, optimiser, training)
+    start, history = _resume(checkpoint, objective, optimiser)
     if start:
         log.info("resumed at step %d of %d", start, steps)
     terms: list[dict[str, Tensor]] = []
@@ -152,24 +164,29 @@ def fit(
     for step, batch in enumerate(progress, start):
         for group in optimiser.param_groups:
             group["lr"] = training.learning_rate * group["factor"] * learning_rate_factor(training, step, steps)
-        terms.append(_step(objective, optimiser, {key: value.to(device) for key, value in batch.items()}))
+        batch = {key: value.to(device) for key, value in batch.items()}
+        terms.append(_step(objective, optimiser, batch, training.clip_norm))
         if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
             history.append({"step": float(step + 1), "learning_rate": optimiser.param_groups[0]["lr"], **_means(terms, step)})
             terms.clear()
             progress.set_postfix(loss=f"{history[-1]['loss']:.4f}")
             log.info("step %d of %d: %s", step + 1, steps, {key: round(value, 5) for key, value in history[-1].items()})
             if time.monotonic() - saved > SAVE_EVERY and step + 1 < steps:
-                _save(checkpoint, objective, optimiser, training, step + 1, history)
+                _save(checkpoint, objective, optimiser, step + 1, history)
                 saved = time.monotonic()
-    Path(checkpoint).unlink(missing_ok=True)
+    checkpoint.path.unlink(missing_ok=True)
     objective.eval()
     return history
 
 
-def _step(objective: nn.Module, optimiser: torch.optim.Optimizer, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _step(
+    objective: nn.Module, optimiser: torch.optim.Optimizer, batch: dict[str, Tensor], clip: float | None
+) -> dict[str, Tensor]:
     optimiser.zero_grad(set_to_none=True)
     terms = objective(batch)
     terms["loss"].backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(objective.parameters(), clip)
     optimiser.step()
     return {key: value.detach() for key, value in terms.items()}
 
@@ -181,20 +198,18 @@ def _means(terms: list[dict[str, Tensor]], step: int) -> dict[str, float]:
     return means
 
 
-def _save(
-    path: Path, objective: nn.Module, optimiser: torch.optim.Optimizer, training: Training, step: int, history: History
-) -> None:
-    state = {"training": repr(training), "step": step, "history": history}
-    with atomic(path) as temporary:
+def _save(checkpoint: Checkpoint, objective: nn.Module, optimiser: torch.optim.Optimizer, step: int, history: History) -> None:
+    state = {"made_from": json.dumps(checkpoint.made_from, sort_keys=True), "step": step, "history": history}
+    with atomic(checkpoint.path) as temporary:
         torch.save({**state, "objective": objective.state_dict(), "optimiser": optimiser.state_dict()}, temporary)
 
 
-def _resume(path: Path, objective: nn.Module, optimiser: torch.optim.Optimizer, training: Training) -> tuple[int, History]:
-    if not Path(path).exists():
+def _resume(checkpoint: Checkpoint, objective: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, History]:
+    if not checkpoint.path.exists():
         return 0, []
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["training"] != repr(training):
-        log.info("%s is of another recipe and is not used", path)
+    state = torch.load(checkpoint.path, map_location="cpu", weights_only=True)
+    if state["made_from"] != json.dumps(checkpoint.made_from, sort_keys=True):
+        log.info("%s is of another recipe or of other inputs and is not used", checkpoint.path)
         return 0, []
     objective.load_state_dict(state["objective"])
     optimiser.load_state_dict(state["optimiser"])
@@ -206,11 +221,10 @@ def save_trained(
     module: nn.Module,
     description: Mapping[str, Any],
     history: History,
-    recipe: str,
-    inputs: Iterable[str | Path | None],
+    made_from: Mapping[str, Any],
 ) -> None:
     """Writes what a training run leaves in `folder`: model.safetensors, model.json, history.csv and provenance.json."""
     save_model(folder, module, description)
     with atomic(Path(folder) / "history.csv") as temporary:
         pd.DataFrame(history).to_csv(temporary, index=False)
-    write_provenance(Path(folder) / "provenance.json", recipe, inputs)
+    write_provenance(Path(folder) / "provenance.json", made_from)

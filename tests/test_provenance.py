@@ -5,7 +5,7 @@ import json
 import pytest
 
 from acr import provenance
-from acr.provenance import fingerprint, write_provenance
+from acr.provenance import fingerprint, source, write_provenance
 
 CODE = {
     "script.py": '"""Doc."""\nfrom acr.one import f\n\nf()\n',
@@ -63,7 +63,7 @@ def test_code_that_the_script_reaches_changes_the_fingerprint(tree, name: str, o
 
 def test_provenance_names_recipe_and_inputs(tmp_path) -> None:
     (tmp_path / "input").write_bytes(b"abc")
-    write_provenance(tmp_path / "p.json", '{"layers": 2}', [tmp_path / "input", None])
+    write_provenance(tmp_path / "p.json", source('{"layers": 2}', [tmp_path / "input", None]))
     content = json.loads((tmp_path / "p.json").read_text())
     assert content["recipe"] == {"layers": 2}
     assert content["inputs"] == {str(tmp_path / "input"): "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}

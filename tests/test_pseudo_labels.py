@@ -66,6 +66,16 @@ def test_an_image_without_classes_is_all_background():
     assert mask.tolist() == [[0] * 6] * 5
 
 
+def test_otsu_finds_each_image_its_own_level_between_ground_and_object():
+    image = np.zeros((8, 8, 3), np.uint8)
+    bright = np.full((1, 8, 8), 0.1, np.float32)
+    bright[0, 2:5, 3:6] = 0.9
+    expected = np.where(bright[0] > 0.5, 3, 0)
+    for maps in (bright, bright / 4):  # a walk may leave any peak
+        assert (pseudo_label(image, maps, (2,), "otsu", lambda image, maps: maps) == expected).all()
+    assert not pseudo_label(image, 0 * bright, (2,), "otsu", lambda image, maps: maps).any()
+
+
 @pytest.fixture
 def data(tmp_path):
     """Four images of 22 x 30 pixels and their seeds; an untrained network."""

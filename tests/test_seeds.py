@@ -48,15 +48,15 @@ def test_equation_8_multiplies_the_map_by_the_affinity() -> None:
     assert torch.allclose(PRODUCTS["affinity_times_map"](maps, affinity), torch.tensor([[[1.1, 1.5]]]))
 
 
-def test_mean_affinity_averages_heads_and_last_layers() -> None:
+def test_mean_affinity_averages_heads_and_layers() -> None:
     first, second = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
     second[0, 0, 1:, 1:] = torch.tensor([[0.2, 0.6], [0.1, 0.3]])
     second[0, 1, 1:, 1:] = torch.tensor([[0.4, 0.2], [0.1, 0.3]])
     trace = Trace(torch.zeros(1, 1), (first, second), torch.zeros(1, 3, 1), Grid(1, 2), 1)
-    assert torch.allclose(mean_affinity(trace, 1, 1.0), torch.tensor([[[0.3, 0.4], [0.1, 0.3]]]))
-    assert torch.allclose(mean_affinity(trace, 2, 1.0), torch.tensor([[[0.15, 0.2], [0.05, 0.15]]]))
+    assert torch.allclose(mean_affinity(trace, [-1], 1.0), torch.tensor([[[0.3, 0.4], [0.1, 0.3]]]))
+    assert torch.allclose(mean_affinity(trace, [0, 1], 1.0), torch.tensor([[[0.15, 0.2], [0.05, 0.15]]]))
     # squared: 9 : 16 and 1 : 9
-    assert torch.allclose(mean_affinity(trace, 1, 2.0), torch.tensor([[[0.36, 0.64], [0.1, 0.9]]]))
+    assert torch.allclose(mean_affinity(trace, [1], 2.0), torch.tensor([[[0.36, 0.64], [0.1, 0.9]]]))
 
 
 def test_sharpening_survives_tiny_affinities() -> None:

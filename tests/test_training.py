@@ -7,7 +7,16 @@ from torch import nn
 
 from acr import training
 from acr.config import Execution, Training
-from acr.training import batch_indices, device_of, fit, freeze_norm, learning_rate_factor, parameter_groups, step_count
+from acr.training import (
+    Checkpoint,
+    batch_indices,
+    device_of,
+    fit,
+    freeze_norm,
+    learning_rate_factor,
+    parameter_groups,
+    step_count,
+)
 
 CPU = Execution(device="cpu", workers=0)
 RECIPE = Training(epochs=3.0, batch_size=4, optimiser="adamw", learning_rate=0.1, weight_decay=0.0, schedule="poly")
@@ -32,13 +41,17 @@ def sample(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"x": x, "y": 2 * x + 1}
 
 
+def kept(folder) -> Checkpoint:
+    return Checkpoint(folder / "run.checkpoint", {"recipe": "this"})
+
+
 def weights(model: nn.Module) -> list[float]:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).tolist()
 
 
 def trained(tmp_path, execution: Execution = CPU, recipe: Training = RECIPE) -> tuple[list[float], list[dict]]:
     model = Line()
-    history = fit(model, 10, sample, recipe, execution, tmp_path / "run.checkpoint")
+    history = fit(model, 10, sample, recipe, execution, kept(tmp_path))
     return weights(model), history
 
 
@@ -83,7 +96,7 @@ def test_one_step_of_sgd_by_hand(tmp_path) -> None:
         return {"x": np.array([3], np.float32), "y": np.array([1], np.float32)}
 
     model = Line()
-    history = fit(model, 1, fixed, recipe, CPU, tmp_path / "c")
+    history = fit(model, 1, fixed, recipe, CPU, kept(tmp_path))
     # the gradient of (0 - 1)^2 is -2 x = -6 for the weight and -2 for the bias
     assert weights(model) == [1.5, 0.5]
     assert history == [{"step": 1, "learning_rate": 0.25, "loss": 1.0}]
@@ -107,8 +120,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, st
         return sample(index, rng)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(Line(), 10, interrupted, RECIPE, CPU, tmp_path / "run.checkpoint")
-    assert (tmp_path / "run.checkpoint").exists()
+        fit(Line(), 10, interrupted, RECIPE, CPU, kept(tmp_path))
+    assert kept(tmp_path).path.exists()
     seen = []
 
     def counted(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -116,7 +129,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, st
         return sample(index, rng)
 
     model = Line()
-    fit(model, 10, counted, RECIPE, CPU, tmp_path / "run.checkpoint")
+    fit(model, 10, counted, RECIPE, CPU, kept(tmp_path))
     assert weights(model) == expected[0]
     assert len(seen) == 4 * (8 - stop)
     assert list(tmp_path.iterdir()) == []
@@ -125,7 +138,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, st
 def test_a_checkpoint_of_another_recipe_is_not_used(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(training, "LOG_EVERY", 1)
     expected = trained(tmp_path)
-    training._save(tmp_path / "run.checkpoint", Line(), training.build_optimiser(Line(), RECIPE), Training(), 5, [])
+    other = Checkpoint(kept(tmp_path).path, {"recipe": "other"})
+    training._save(other, Line(), training.build_optimiser(Line(), RECIPE), 5, [])
     assert trained(tmp_path)[0] == expected[0]
 
 
@@ -134,12 +148,12 @@ def test_a_loss_that_is_not_a_number_is_refused(tmp_path) -> None:
         return {"x": np.array([np.inf], np.float32), "y": np.array([1], np.float32)}
 
     with pytest.raises(ValueError, match=r"^the loss is nan at step 8; lower training.learning_rate$"):
-        fit(Line(), 10, broken, RECIPE, CPU, tmp_path / "c")
+        fit(Line(), 10, broken, RECIPE, CPU, kept(tmp_path))
 
 
 def test_no_steps_leave_the_network_as_built(tmp_path) -> None:
     model = Line()
-    assert fit(model, 10, sample, Training(steps=0), CPU, tmp_path / "c") == []
+    assert fit(model, 10, sample, Training(steps=0), CPU, kept(tmp_path)) == []
     assert weights(model) == [0, 0]
 
 

@@ -18,10 +18,12 @@ ROOT = Path(__file__).parent.parent
 MICRO = ROOT / "tests" / "data" / "micro.yaml"
 
 
-def snakemake(folder: Path, *arguments: str, config: Path = MICRO) -> subprocess.CompletedProcess:
-    """Runs snakemake of this environment in `folder`, the workflow being this checkout's."""
+def snakemake(folder: Path, *arguments: str, config: Path = MICRO, threads: int | None = 1) -> subprocess.CompletedProcess:
+    """Runs snakemake of this environment in `folder`, the workflow being this checkout's; None leaves torch all threads."""
     command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "workflow" / "Snakefile"), "--directory", str(folder)]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
     options = ["--configfile", str(config), "--cores", "2", *arguments]
     return subprocess.run([*command, *options], capture_output=True, text=True, env=environment, check=False)
 

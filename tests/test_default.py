@@ -1,0 +1,37 @@
+"""The default run, whole: what `make run` does must go on meaning what the README says it means."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from acr.files import read_json
+from tests.test_workflow import ROOT, snakemake
+
+pytestmark = pytest.mark.slow
+TOLERANCE = 4.0  # points; threads and CPUs round differently, and training amplifies it
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """mAP or mIoU in percent of every metrics file of the default run, by its name."""
+    folder = tmp_path_factory.mktemp("default")
+    finished = snakemake(folder, config=ROOT / "config" / "config.yaml", threads=None)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert (folder / "results/textures/report.html").stat().st_size > 100_000
+    found = folder / "results/textures/metrics"
+    contents = {str(path.relative_to(found)): read_json(path) for path in sorted(found.rglob("*.json"))}
+    return {name: each["mean_average_precision" if "classifiers" in name else "miou"] for name, each in contents.items()}
+
+
+def test_the_recorded_numbers_are_met(metrics: dict[str, float]) -> None:
+    expected = json.loads((Path(__file__).parent / "data" / "default_metrics.json").read_text())
+    assert set(metrics) == set(expected)
+    lost = {name: (metrics[name], number) for name, number in expected.items() if abs(metrics[name] - number) > TOLERANCE}
+    assert not lost
+
+
+def test_the_order_of_the_stages_means_something(metrics: dict[str, float]) -> None:
+    assert metrics["seeds/acr_star.train.json"] > metrics["seeds/untrained.train.json"] + 10
+    assert metrics["pseudo_labels/acr.train.json"] > metrics["seeds/acr_star.train.json"]
+    assert metrics["predictions/deeplab_crf.val.json"] > metrics["pseudo_labels/acr.train.json"] - 3
