@@ -1,4 +1,6 @@
 # The checked configuration, and how a rule gets its recipe, its upstream files and its code. Functions only.
+from dataclasses import asdict
+
 from snakemake.exceptions import WorkflowError
 
 from acr.config import canonical, check
@@ -8,6 +10,9 @@ try:
     PLAN = check(config)
 except ValueError as error:
     raise WorkflowError(f"configuration: {error}")
+
+# Scripts read how to run from the configuration, since a parameter would be compared between runs.
+config["execution"] = asdict(PLAN.execution)
 
 RESULTS = Path("results") / PLAN.dataset
 SHARDS = [f"{shard}-of-{PLAN.execution.shards}" for shard in range(PLAN.execution.shards)]
