@@ -23,7 +23,9 @@ def job(log: str | Path) -> Iterator[None]:
         yield
     except ValueError as error:
         logging.error("%s\n%s", error, traceback.format_exc())
-        sys.exit(f"error: {error} (log: {log})")
+        # a worker process hands its error over as a traceback, which ends with the sentence
+        sentence = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        sys.exit(f"error: {sentence} (log: {log})")
     except BaseException:
         logging.error("%s", traceback.format_exc())
         raise
