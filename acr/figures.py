@@ -258,5 +258,6 @@ def write_figures(
     for split in (read_split(train), read_split(val)):
         for record in tqdm(chosen(split, SHEETS), desc=f"sheets of {split.name}", disable=None):
             write_image(Path(folder) / split.name / f"{record.image_id}.png", sheet(panels(record, sources)))
+    curves = [content for content in contents if content["curve"] is not None]
     with atomic(Path(folder) / "threshold_curves.png") as temporary, mpl.rc_context(STYLE):
-        plot_curves(contents).savefig(temporary, dpi=150)
+        plot_curves(curves).savefig(temporary, dpi=150)

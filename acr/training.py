@@ -29,6 +29,7 @@ from acr.provenance import write_provenance
 log = logging.getLogger(__name__)
 History = list[dict[str, float]]  # one row each LOG_EVERY steps: step, learning_rate and every loss term
 Sample = Callable[[int, np.random.Generator], dict[str, np.ndarray]]
+NO_HISTORY = {"step": [], "learning_rate": [], "loss": []}  # of a network left as it was built
 SAVE_EVERY = 120.0  # seconds between two checkpoints
 LOG_EVERY = 50  # steps between two lines of the history
 
@@ -226,5 +227,5 @@ def save_trained(
     """Writes what a training run leaves in `folder`: model.safetensors, model.json, history.csv and provenance.json."""
     save_model(folder, module, description)
     with atomic(Path(folder) / "history.csv") as temporary:
-        pd.DataFrame(history).to_csv(temporary, index=False)
+        pd.DataFrame(history or NO_HISTORY).to_csv(temporary, index=False)
     write_provenance(Path(folder) / "provenance.json", made_from)

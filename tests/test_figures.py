@@ -170,13 +170,14 @@ def test_figures_are_written_for_the_chosen_images(artefacts):
     for name in ("train", "val"):
         write_split(artefacts / f"{name}.csv", Split(name, ("cat",), (record,)))
     metrics = [seeds("plain", 50.0, refine=False), seeds("refined", 40.0)]
-    for content in metrics:
+    tags = {**metrics[0], "stage": "classifiers", "recipe": "tags", "miou": None, "miou_fixed": None, "curve": None}
+    for content in [*metrics, tags]:
         write_json(artefacts / f"{content['recipe']}.json", content)
     found = sources(artefacts, metrics)
     write_figures(
         train=artefacts / "train.csv",
         val=artefacts / "val.csv",
-        metrics=[artefacts / "plain.json", artefacts / "refined.json"],
+        metrics=[artefacts / f"{name}.json" for name in ("tags", "plain", "refined")],
         seeds=[artefacts / f"seeds/{name}/maps.npz" for name in ("plain", "refined")],
         pseudo_labels=[],
         predictions=[],

@@ -155,6 +155,8 @@ def test_no_steps_leave_the_network_as_built(tmp_path) -> None:
     model = Line()
     assert fit(model, 10, sample, Training(steps=0), CPU, kept(tmp_path)) == []
     assert weights(model) == [0, 0]
+    training.save_trained(tmp_path, model, {}, [], {})
+    assert (tmp_path / "history.csv").read_text() == "step,learning_rate,loss\n"
 
 
 def test_frozen_batch_norm_stays_frozen_under_train() -> None:
