@@ -168,6 +168,7 @@ class PseudoLabels:
     background: float | Literal["otsu"] = "otsu"  # constant background score, or each image's own, found without masks
     exponent: float = 8.0  # of the affinities before they are normalised
     walk_steps: int = 256
+    crf: Crf | None = None  # after the walk
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,15 @@ def crf_mask(
     return dense_crf(image, probabilities, settings).argmax(0).astype(np.uint8)
 
 
+def masks(
+    scored: Iterable[tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "K H W"]]], settings: Crf | None, workers: int
+) -> Iterator[UInt8[np.ndarray, "H W"]]:
+    """The best label of each pixel of images and their probabilities, after a CRF in `workers` processes where there is one."""
+    if settings is None:
+        return (probabilities.argmax(0).astype(np.uint8) for _, probabilities in scored)
+    return in_processes(crf_mask, ((*both, settings) for both in scored), workers)
+
+
 def in_processes(function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Result]:
     """`function(*task)` for each task, in order, computed by `workers` processes while the tasks are still being made.
 

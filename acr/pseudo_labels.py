@@ -1,6 +1,6 @@
 """Pseudo labels: seeds spread by a random walk over learnt affinities, one mask an image (PSA: Ahn and Kwak, CVPR 2018)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,8 @@ from tqdm import tqdm
 from acr import config
 from acr.affinities import Offset, affinity, neighbours, random_walk, transition
 from acr.config import Execution, PseudoLabels
-from acr.datasets import Split, read_split, shard_of
+from acr.crf import masks
+from acr.datasets import read_split, shard_of
 from acr.files import Arrays, read_json, write_arrays
 from acr.images import read_image, upsample
 from acr.measures import otsu_threshold
@@ -24,16 +25,18 @@ from acr.training import device_of
 Spread = Callable[[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "K h w"]], Float32[np.ndarray, "K i j"]]
 
 
-def mask_of(maps: Float32[np.ndarray, "K H W"], background: float, indices: Sequence[int]) -> UInt8[np.ndarray, "H W"]:
-    """The class index + 1 of the best map, BACKGROUND where none is above the constant `background`.
+def probabilities_of(maps: Float32[np.ndarray, "K H W"], background: float) -> Float32[np.ndarray, "L H W"]:
+    """A constant `background` score and the maps, L = K + 1, each pixel's divided by their sum.
 
-    Args:
-        maps: scores in [0, 1], of which each belongs to one of `indices`.
-        background: score of the background. The walk leaves a constant as it is, so it does not take part in it.
-        indices: 0-based classes in the order of the maps.
+    The walk leaves a constant as it is, so the background does not take part in it.
     """
-    best = np.concatenate([np.full_like(maps[:1], background), maps]).argmax(0)
-    return np.array([BACKGROUND, *(index + 1 for index in indices)], np.uint8)[best]
+    scores = np.concatenate([np.full_like(maps[:1], background), maps])
+    return scores / np.maximum(scores.sum(0), np.finfo(np.float32).tiny)
+
+
+def mask_values(indices: Sequence[int]) -> UInt8[np.ndarray, " L"]:
+    """The mask value of each row of `probabilities_of`: BACKGROUND, then class index + 1."""
+    return np.array([BACKGROUND, *(index + 1 for index in indices)], np.uint8)
 
 
 class Walk:
@@ -53,25 +56,24 @@ class Walk:
         return random_walk(upsample(maps, *grid), steps, self.recipe.walk_steps)
 
 
-def pseudo_label(
+def pseudo_scores(
     image: UInt8[np.ndarray, "H W 3"],
     maps: Float32[np.ndarray, "K h w"],
-    indices: Sequence[int],
     background: float | Literal["otsu"],
     spread: Spread,
-) -> UInt8[np.ndarray, "H W"]:
-    """The mask of one image from the seeds of its classes `indices`; one without classes is all background.
+) -> Float32[np.ndarray, "L H W"]:
+    """Probabilities of the background and of the image's classes, L = K + 1; without classes all is background.
 
     The background `otsu` is the threshold that best splits the image's own scores after the walk, which lowers peaks by
     as much as the image's regions are large: no constant fits all images.
 
     deviates: PSA walks (1 - max)^16 beside the maps, and the field's later code a constant found with true masks.
     """
-    if not indices:
-        return np.full(image.shape[:2], BACKGROUND, np.uint8)
+    if len(maps) == 0:
+        return np.ones((1, *image.shape[:2]), np.float32)
     scores = spread(image, maps)
     level = otsu_threshold([scores]) if background == "otsu" else background
-    return mask_of(upsample(scores, *image.shape[:2]), level, indices)
+    return probabilities_of(upsample(scores, *image.shape[:2]), level)
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------
@@ -90,14 +92,6 @@ def _spread(model: str | Path | None, recipe: PseudoLabels, how: Execution) -> S
         return lambda image, maps: maps
     network, offsets = read_affinity(model)
     return Walk(network.to(device_of(how)), offsets, recipe)
-
-
-def _masks(
-    split: Split, seeds: Arrays, background: float | str, spread: Spread
-) -> Iterator[tuple[str, UInt8[np.ndarray, "H W"]]]:
-    for record in tqdm(split.records, desc="pseudo labels", disable=None):
-        maps = seeds[record.image_id].astype(np.float32)
-        yield record.image_id, pseudo_label(read_image(record.image), maps, split.class_indices(record), background, spread)
 
 
 def pseudo_label_shard(
@@ -122,5 +116,12 @@ def pseudo_label_shard(
         output: the archive.
     """
     wanted, data, seeds = config.load(PseudoLabels, recipe), read_split(split), Arrays(maps)
-    spread = _spread(model, wanted, config.build(Execution, execution, "execution"))
-    write_arrays(output, _masks(shard_of(data, shard), seeds, wanted.background, spread))
+    how = config.build(Execution, execution, "execution")
+    part, spread = shard_of(data, shard).records, _spread(model, wanted, how)
+    images = ((record.image_id, read_image(record.image)) for record in part)
+    scored = (
+        (image, pseudo_scores(image, seeds[name].astype(np.float32), wanted.background, spread)) for name, image in images
+    )
+    best = tqdm(masks(scored, wanted.crf, how.workers), total=len(part), desc="pseudo labels", disable=None)
+    named = ((record.image_id, mask_values(data.class_indices(record))[mask]) for record, mask in zip(part, best, strict=True))
+    write_arrays(output, named)

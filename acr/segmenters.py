@@ -3,7 +3,7 @@
 The recipe is that of kazuto1011/deeplab-pytorch, which the field trains with.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from acr import config
 from acr.augmentations import augment, random_window
 from acr.config import Execution, Predictions, Segmenter
-from acr.crf import crf_mask, in_processes
+from acr.crf import masks
 from acr.datasets import Split, read_split, shard_of
 from acr.files import read_json, write_arrays
 from acr.images import crop, read_image, read_mask, resize_image, resize_mask
@@ -136,14 +136,6 @@ def read_segmenter(model: str | Path) -> DeepLabV2:
     return network.requires_grad_(False).eval()
 
 
-def _masks(model: DeepLabV2, data: Split, recipe: Predictions, workers: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
-    images = (read_image(record.image) for record in data.records)
-    scored = ((image, scores(model, image, recipe.scales)) for image in images)
-    if recipe.crf is None:
-        return (probabilities.argmax(0).astype(np.uint8) for _, probabilities in scored)
-    return in_processes(crf_mask, ((*both, recipe.crf) for both in scored), workers)
-
-
 def predict_shard(*, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str) -> None:
     """Writes the predicted masks of one shard of a split, such as `0-of-4`, as an npz archive.
 
@@ -157,6 +149,8 @@ def predict_shard(*, split: str, model: str, recipe: str, execution: Mapping, sh
     """
     wanted, how = config.load(Predictions, recipe), config.build(Execution, execution, "execution")
     data = shard_of(read_split(split), shard)
-    masks = _masks(read_segmenter(model).to(device_of(how)), data, wanted, how.workers)
-    progress = tqdm(masks, total=len(data.records), desc="predictions", disable=None)
+    network = read_segmenter(model).to(device_of(how))
+    images = (read_image(record.image) for record in data.records)
+    scored = ((image, scores(network, image, wanted.scales)) for image in images)
+    progress = tqdm(masks(scored, wanted.crf, how.workers), total=len(data.records), desc="predictions", disable=None)
     write_arrays(output, zip((record.image_id for record in data.records), progress, strict=True))

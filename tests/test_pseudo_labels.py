@@ -12,7 +12,7 @@ from acr.files import Arrays, write_arrays
 from acr.images import read_mask, upsample, write_image
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import save_model
-from acr.pseudo_labels import Walk, mask_of, pseudo_label, pseudo_label_shard, read_affinity
+from acr.pseudo_labels import Walk, mask_values, probabilities_of, pseudo_label_shard, pseudo_scores, read_affinity
 from acr.shards import merge_masks
 
 DESCRIPTION = {"backbone": "resnet10t", "stride": 8, "normalisation": "native", "options": {}, "radius": 3}
@@ -30,6 +30,21 @@ class Colours(AffinityNet):
 
     def forward(self, images):
         return 100 * torch.nn.functional.avg_pool2d(images, self.stride, ceil_mode=True)
+
+
+def mask_of(maps, background, indices):
+    """The mask that the best of a background and the maps makes."""
+    return mask_values(indices)[probabilities_of(maps, background).argmax(0)]
+
+
+def pseudo_label(image, maps, indices, background, spread):
+    return mask_values(indices)[pseudo_scores(image, maps, background, spread).argmax(0)]
+
+
+def test_probabilities_are_scores_over_their_sum():
+    maps = np.array([[[0.2, 0.0]], [[0.5, 0.0]]], np.float32)
+    assert np.allclose(probabilities_of(maps, 0.3), [[[0.3, 1]], [[0.2, 0]], [[0.5, 0]]])
+    assert (probabilities_of(maps * 0, 0.0) == 0).all()
 
 
 def test_a_mask_takes_the_best_map_above_the_background():
