@@ -119,7 +119,8 @@ def measure_classifier(
 ) -> None:
     """Writes the average precision of a classifier's tags on a split, for which no mask is needed.
 
-    `model` is the model.safetensors of a classifier, `execution` how to run; the others are those of `measure_seeds`.
+    `model` is the model.safetensors of a classifier, `execution` how to run; the others are those of
+    `acr.metrics.measure_seeds`.
     """
     records = read_split(split)
     scores = predict_tags(records, model, config.build(Execution, execution, "execution"))
