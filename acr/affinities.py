@@ -21,7 +21,7 @@ from acr import config
 from acr.augmentations import augment, random_window
 from acr.config import Affinity, ConfidentLabels, Execution
 from acr.crf import dense_crf, in_processes
-from acr.datasets import Split, read_split, shard_of
+from acr.datasets.base import Split, read_split, shard_of
 from acr.files import Arrays, write_arrays
 from acr.images import crop, read_image, upsample
 from acr.models.affinity_net import AffinityNet, build_affinity_net

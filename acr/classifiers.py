@@ -15,7 +15,7 @@ from acr import config
 from acr.augmentations import augment, random_window
 from acr.config import Classifier, Execution
 from acr.consistency import view_consistency
-from acr.datasets import Split, read_split
+from acr.datasets.base import Split, read_split
 from acr.files import read_json, write_json
 from acr.images import crop, read_image, resize_image
 from acr.measures import average_precision, identity, mean_of_known, number

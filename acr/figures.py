@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from acr.datasets import Record, Split, read_split
+from acr.datasets.base import Record, Split, read_split
 from acr.files import Arrays, atomic, read_json
 from acr.images import palette, read_image, read_mask, resize_image, resize_mask, upsample, write_image
 from acr.measures import THRESHOLDS

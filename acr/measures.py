@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
-from acr.datasets import Split
+from acr.datasets.base import Split
 from acr.shapes import VOID
 
 # float32 as the maps: a score of exactly 0.07 must tie with the threshold 0.07

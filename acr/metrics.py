@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from tqdm import tqdm
 
-from acr.datasets import Record, Split, read_split
+from acr.datasets.base import Record, Split, read_split
 from acr.files import Arrays, write_json
 from acr.images import read_mask, upsample
 from acr.measures import (

@@ -13,7 +13,7 @@ from acr import config
 from acr.affinities import Offset, affinity, neighbours, random_walk, transition
 from acr.config import Execution, PseudoLabels
 from acr.crf import masks
-from acr.datasets import read_split, shard_of
+from acr.datasets.base import read_split, shard_of
 from acr.files import Arrays, read_json, write_arrays
 from acr.images import read_image, upsample
 from acr.measures import otsu_threshold

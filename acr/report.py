@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from acr.datasets import Record, Split, read_split
+from acr.datasets.base import Record, Split, read_split
 from acr.figures import Sources, chosen, panels, plot_classes, plot_curves, plot_losses, sources_of, svg
 from acr.files import atomic, read_json
 from acr.images import palette, read_mask

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from acr import config
 from acr.classifiers import read_classifier
 from acr.config import Execution, Seeds
-from acr.datasets import Split, read_split, shard_of
+from acr.datasets.base import Split, read_split, shard_of
 from acr.files import write_arrays
 from acr.images import read_image, resize_image
 from acr.models.trace import Trace, affinity

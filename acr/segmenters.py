@@ -18,7 +18,7 @@ from acr import config
 from acr.augmentations import augment, random_window
 from acr.config import Execution, Predictions, Segmenter
 from acr.crf import masks
-from acr.datasets import Split, read_split, shard_of
+from acr.datasets.base import Split, read_split, shard_of
 from acr.files import read_json, write_arrays
 from acr.images import crop, read_image, read_mask, resize_image, resize_mask
 from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_scales, maximum, upsample

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from acr.datasets import read_split
+from acr.datasets.base import read_split
 from acr.files import Arrays, merge_arrays
 from acr.images import write_mask
 from acr.provenance import source, write_provenance

@@ -28,8 +28,7 @@ from acr.affinities import (
     transition,
 )
 from acr.config import Affinity, ConfidentLabels, Training, canonical
-from acr.datasets import Record, Split
-from acr.datasets.base import write_classes, write_split
+from acr.datasets.base import Record, Split, write_classes, write_split
 from acr.files import Arrays, read_json, write_arrays
 from acr.images import write_image
 from acr.models.affinity_net import AffinityNet

@@ -11,7 +11,8 @@ from torch.nn import functional
 from acr.classifiers import Objective, Sample, measure_classifier, predict_tags, read_classifier, train_classifier, two_views
 from acr.config import Classifier, Execution, Textures, Training, canonical
 from acr.consistency import view_consistency
-from acr.datasets import fetch_dataset, read_split, write_splits
+from acr.datasets.base import read_split
+from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.files import read_json
 from acr.models.vit import VitClassifier
 from acr.shapes import Grid

@@ -10,8 +10,18 @@ import numpy as np
 import pytest
 
 from acr import config
-from acr.datasets import Record, Split, coco14, fetch_dataset, read_split, shard_of, voc12, write_splits
-from acr.datasets.base import check_files, check_split, write_classes, write_split
+from acr.datasets import coco14, voc12
+from acr.datasets.base import (
+    Record,
+    Split,
+    check_files,
+    check_split,
+    read_split,
+    shard_of,
+    write_classes,
+    write_split,
+)
+from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.files import read_json
 from acr.images import read_mask, write_image, write_mask
 from acr.shapes import VOID

@@ -6,8 +6,7 @@ import torch
 
 from acr.affinities import neighbours
 from acr.config import PseudoLabels, canonical
-from acr.datasets import Record, Split
-from acr.datasets.base import write_classes, write_split
+from acr.datasets.base import Record, Split, write_classes, write_split
 from acr.files import Arrays, write_arrays
 from acr.images import read_mask, upsample, write_image
 from acr.models.affinity_net import AffinityNet, build_affinity_net

@@ -10,8 +10,7 @@ import torch
 
 from acr.config import Crf, Predictions, Segmenter, Training, canonical
 from acr.crf import crf_mask
-from acr.datasets import Record, Split, read_split
-from acr.datasets.base import write_classes, write_split
+from acr.datasets.base import Record, Split, read_split, write_classes, write_split
 from acr.files import Arrays
 from acr.images import read_image, write_image, write_mask
 from acr.models.deeplab import build_deeplab

@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acr.datasets import Record, Split
-from acr.datasets.base import write_classes, write_split
+from acr.datasets.base import Record, Split, write_classes, write_split
 from acr.files import write_arrays
 from acr.images import read_mask
 from acr.shards import merge_masks

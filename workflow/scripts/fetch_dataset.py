@@ -1,6 +1,6 @@
 """Makes a data set be there: generated, downloaded, or found."""
 
-from acr.datasets import fetch_dataset
+from acr.datasets.catalogue import fetch_dataset
 from acr.jobs import job
 
 with job(snakemake.log[0]):

@@ -1,6 +1,6 @@
 """Writes the tables of images of a data set."""
 
-from acr.datasets import write_splits
+from acr.datasets.catalogue import write_splits
 from acr.jobs import job
 
 with job(snakemake.log[0]):

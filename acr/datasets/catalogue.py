@@ -1,4 +1,4 @@
-"""Data sets as the pipeline sees them: splits of records, whatever they were made from."""
+"""Every kind of data set by its name: fetched, and read into splits of records."""
 
 import csv
 import logging
@@ -8,10 +8,8 @@ from typing import Any
 from acr import config
 from acr.config import Textures
 from acr.datasets import coco14, textures, voc12
-from acr.datasets.base import Record, Split, check_files, check_split, read_split, shard_of, write_classes, write_split
+from acr.datasets.base import Record, Split, check_files, check_split, write_classes, write_split
 from acr.files import write_json
-
-__all__ = ["Record", "Split", "fetch_dataset", "read_split", "shard_of", "write_splits"]
 
 logger = logging.getLogger(__name__)
 
