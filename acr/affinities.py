@@ -5,7 +5,7 @@ all at the second, and so on, each in row-major order of its upper cell.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,20 +15,20 @@ import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from scipy import sparse
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from acr import config
 from acr.augmentations import augment, random_window
 from acr.config import Affinity, ConfidentLabels, Execution
-from acr.crf import dense_crf, in_processes
+from acr.crf import dense_crf
 from acr.datasets.base import Split, read_split, shard_of
-from acr.files import Arrays, write_arrays
+from acr.distributed import mean_count, on_all_devices
+from acr.files import Arrays, write_resumably
 from acr.images import crop, read_image, upsample
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_weights
-from acr.provenance import source
+from acr.processes import in_processes
 from acr.shapes import BACKGROUND, VOID, Grid
-from acr.training import Checkpoint, fit, freeze_norm, save_trained
+from acr.training import Run, fit, freeze_norm, save_trained
 
 Offset = tuple[int, int]
 EPSILON = 1e-5  # keeps the logarithms of the loss finite
@@ -96,8 +96,8 @@ def affinity_loss(affinities: Float[Tensor, "B E"], labels: PairLabels) -> dict[
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:
-    """The mean of the chosen values, 0 where none is chosen."""
-    return (values * chosen).sum() / chosen.sum().clamp(min=1)
+    """The mean of the chosen values of all processes that train together, 0 where none is chosen."""
+    return (values * chosen).sum() / mean_count(chosen)
 
 
 def transition(affinities: Float[np.ndarray, " E"], grid: Grid, offsets: Sequence[Offset], exponent: float) -> sparse.dia_array:
@@ -221,27 +221,42 @@ def _confident(path: Path, indices: tuple[int, ...], maps: np.ndarray, settings:
 
 
 def label_shard(
-    *, split: str | Path, maps: str | Path, recipe: str, execution: Mapping, shard: str, output: str | Path
+    *, split: str | Path, maps: str | Path, recipe: str, execution: Mapping, shard: str, output: str | Path, made_from: Mapping
 ) -> None:
     """Writes the confident labels (class index + 1, image size) of one shard of a split, such as `0-of-4`.
 
-    `recipe` is a ConfidentLabels; `maps` are seeds. CRFs run in `execution.workers` processes.
+    `recipe` is an Affinity, of which `labels` counts; `maps` are its seeds. CRFs run in `execution.workers` processes. What an interrupted call
+    `made_from` the same made is not made again.
     """
-    settings, how = config.load(ConfidentLabels, recipe), config.build(Execution, execution, "execution")
+    settings, how = config.load(Affinity, recipe).labels, config.build(Execution, execution, "execution")
     part, seeds = shard_of(read_split(split), shard), Arrays(maps)
-    tasks = ((item.image, part.class_indices(item), seeds[item.image_id], settings) for item in part.records)
-    labels = tqdm(in_processes(_confident, tasks, how.workers), total=len(part.records), desc="confident labels", disable=None)
-    write_arrays(output, zip((item.image_id for item in part.records), labels, strict=True))
+
+    def labels(first: int) -> Iterator[np.ndarray]:
+        wanted = part.records[first:]
+        tasks = ((item.image, part.class_indices(item), seeds[item.image_id], settings) for item in wanted)
+        return in_processes(_confident, tasks, how.workers)
+
+    write_resumably(output, made_from, [item.image_id for item in part.records], labels)
 
 
+@on_all_devices
 def train_affinity(
-    *, split: str | Path, labels: str | Path, weights: str | Path | None, recipe: str, execution: Mapping, folder: str | Path
+    *,
+    split: str | Path,
+    labels: str | Path,
+    weights: str | Path | None,
+    recipe: str,
+    execution: Mapping,
+    folder: str | Path,
+    made_from: Mapping,
 ) -> None:
-    """Trains an `affinities` recipe on confident labels and writes model, history and provenance into `folder`."""
+    """Trains an `affinities` recipe on confident labels and writes model and history into `folder`.
+
+    Arguments as those of `acr.segmenters.train_segmenter`.
+    """
     wanted, data = config.load(Affinity, recipe), read_split(split)
     if wanted.crop_size % wanted.stride:
         raise ValueError(f"crop_size is {wanted.crop_size}, but must be a multiple of stride {wanted.stride}")
-    made_from = source(recipe, [split, labels, weights])
     torch.manual_seed(wanted.training.random_state)
     keys = ("backbone", "stride", "normalisation", "options", "radius")
     description = {key: getattr(wanted, key) for key in keys}
@@ -250,9 +265,6 @@ def train_affinity(
     if wanted.freeze_norm:
         freeze_norm(network)
     sample = Sample(data, labels, wanted, network.backbone.normalise.fill)
-    how = config.build(Execution, execution, "execution")
     objective = Objective(network, neighbours(wanted.radius))
-    history = fit(
-        objective, len(data.records), sample, wanted.training, how, Checkpoint(Path(f"{folder}.checkpoint"), made_from)
-    )
-    save_trained(folder, network, description, history, made_from)
+    run = Run(Path(folder), made_from, config.build(Execution, execution, "execution"))
+    save_trained(run, network, description, fit(objective, len(data.records), sample, wanted.training, run))

@@ -16,15 +16,16 @@ from acr.augmentations import augment, random_window
 from acr.config import Classifier, Execution
 from acr.consistency import view_consistency
 from acr.datasets.base import Split, read_split
+from acr.devices import device_of
+from acr.distributed import on_all_devices
 from acr.files import read_json, write_json
 from acr.images import crop, read_image, resize_image
 from acr.measures import average_precision, identity, mean_of_known, number
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier, build_classifier
 from acr.models.weights import load_state, load_weights
-from acr.provenance import source
 from acr.shapes import Grid
-from acr.training import Checkpoint, device_of, fit, save_trained
+from acr.training import Run, fit, save_trained
 from acr.views import View, draw
 
 
@@ -90,21 +91,20 @@ def predict_tags(split: Split, model: str | Path, execution: Execution) -> Float
     return np.stack(logits)
 
 
-def train_classifier(*, split: str, weights: str | None, recipe: str, execution: Mapping, folder: str) -> None:
-    """Trains a `classifiers` recipe on a split and writes model, history and provenance into `folder`."""
+@on_all_devices
+def train_classifier(
+    *, split: str, weights: str | None, recipe: str, execution: Mapping, folder: str, made_from: Mapping
+) -> None:
+    """Trains a `classifiers` recipe on a split and writes model and history into `folder`; see `train_segmenter`."""
     wanted, data = config.load(Classifier, recipe), read_split(split)
-    made_from = source(recipe, [split, weights])
     torch.manual_seed(wanted.training.random_state)
     keys = ("backbone", "image_size", "normalisation")
     description = {"classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
     model = build_classifier(description)
     load_weights(model.network, weights, optional=("head",))
     objective, sample = Objective(model, wanted), Sample(data, wanted, model.normalise.fill)
-    how = config.build(Execution, execution, "execution")
-    history = fit(
-        objective, len(data.records), sample, wanted.training, how, Checkpoint(Path(f"{folder}.checkpoint"), made_from)
-    )
-    save_trained(folder, model, description, history, made_from)
+    run = Run(Path(folder), made_from, config.build(Execution, execution, "execution"))
+    save_trained(run, model, description, fit(objective, len(data.records), sample, wanted.training, run))
 
 
 def read_classifier(model: str | Path) -> VitClassifier:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 Normalisation = Literal["native", "imagenet", "half"]
 VIEW_NAMES = ("identity", "hflip", "vflip", "transpose", "rot90", "rot180", "rot270", "grey", "rotation", "resize", "hide")
-POSITIVE = {"batch_size", "shards", "layers", "image_size", "crop_size", "stride", "radius", "size"}
+POSITIVE = {"batch_size", "shards", "processes", "layers", "image_size", "crop_size", "stride", "radius", "size"}
 Recipe = TypeVar("Recipe")
 
 
@@ -220,7 +220,8 @@ class Table:
 class Execution:
     """How, never what: changing these keys changes no result and re-runs nothing."""
 
-    device: str = "auto"
+    device: str = "auto"  # auto, cpu, cuda, or one of several GPUs as cuda:1
+    processes: int = 1  # that train one network together, each on a GPU of its own
     shards: int = 1
     workers: int = 2  # processes that read images or run CRFs
     track_code: bool = True  # an edited module re-runs the stages that import it
@@ -294,9 +295,10 @@ def _inheriting_from_weights(plan: Plan) -> Plan:
     return replace(plan, recipes=recipes)
 
 
-def canonical(recipe: Any) -> str:
-    """A recipe as one JSON string: names, values and types all count, the order of keys does not."""
-    return json.dumps(asdict(recipe), sort_keys=True)
+def canonical(recipe: Any, *keys: str) -> str:
+    """A recipe, or some keys of it, as one JSON string: names, values and types all count, the order of keys does not."""
+    values = asdict(recipe)
+    return json.dumps({key: values[key] for key in keys or values}, sort_keys=True)
 
 
 def load(kind: type[Recipe], text: str) -> Recipe:

@@ -3,23 +3,16 @@
 Nothing here imports torch: the processes that run CRFs start quickly and stay small.
 """
 
-import multiprocessing
-import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from pydensecrf.densecrf import DenseCRF2D
 
 from acr.config import Crf
+from acr.processes import in_processes
 
 SMALLEST = 1e-5  # probability below which all are alike, so that no label is ruled out by the unary term alone
-AHEAD = 2  # results per process that may wait to be fetched
-Result = TypeVar("Result")
 
 
 def dense_crf(
@@ -60,40 +53,10 @@ def crf_mask(
 def masks(
     scored: Iterable[tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "K H W"]]], settings: Crf | None, workers: int
 ) -> Iterator[UInt8[np.ndarray, "H W"]]:
-    """The best label of each pixel of images and their probabilities, after a CRF in `workers` processes where there is one."""
+    """The best label of each pixel of images and their probabilities, after a CRF in `workers` processes where there is one.
+
+    Processes, because the CRF library holds Python's lock all the time.
+    """
     if settings is None:
         return (probabilities.argmax(0).astype(np.uint8) for _, probabilities in scored)
     return in_processes(crf_mask, ((*both, settings) for both in scored), workers)
-
-
-def in_processes(function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], workers: int) -> Iterator[Result]:
-    """`function(*task)` for each task, in order, computed by `workers` processes while the tasks are still being made.
-
-    Processes, because the CRF library holds Python's lock all the time. At most `AHEAD` tasks a process are under way, so
-    that memory stays bounded. No workers: everything happens in this process.
-    """
-    if workers == 0:
-        yield from (function(*task) for task in tasks)
-        return
-    # spawned: a process forked after torch has started its threads may hang
-    spawn = multiprocessing.get_context("spawn")
-    with _main_hidden(), ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        waiting = deque()
-        for task in tasks:
-            waiting.append(pool.submit(function, *task))
-            if len(waiting) > AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-@contextmanager
-def _main_hidden() -> Iterator[None]:
-    """Keeps spawned processes from running the main script, which they would import by its path, and with it the whole job."""
-    main = sys.modules["__main__"]
-    path = main.__dict__.pop("__file__", None)
-    try:
-        yield
-    finally:
-        if path is not None:
-            main.__file__ = path

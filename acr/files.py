@@ -1,15 +1,27 @@
-"""Files that are either whole or absent: everything is written under a temporary name and renamed."""
+"""Files that are either whole or absent: everything is written under a temporary name and renamed.
+
+What a killed job leaves behind has a name that begins with UNFINISHED. It is either of use to the next attempt (a
+checkpoint of a training run, the journal of a shard) or of none, and `sweep` removes it once all is done.
+"""
 
 import hashlib
 import json
+import logging
+import shutil
 import uuid
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+UNFINISHED = ".unfinished-"
+PROVENANCE = "provenance.json"  # written last into the folder of an artefact, for which it stands
 
 
 @contextmanager
@@ -20,7 +32,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    temporary = unfinished(path, f"{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
@@ -28,11 +40,27 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def unfinished(path: Path, suffix: str) -> Path:
+    """The name beside `path` of something that serves to make it."""
+    return path.with_name(f"{UNFINISHED}{path.name}.{suffix}")
+
+
+def sweep(folder: str | Path) -> None:
+    """Removes what killed jobs left in `folder` and below."""
+    for path in Path(folder).rglob(f"{UNFINISHED}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def digest(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal; of a folder, that of the names and digests of the files in it."""
+    """The SHA-256 of a file, in hexadecimal; of a folder, that of the names and digests of the files in it.
+
+    PROVENANCE, which holds dates, does not count: it stands for its folder.
+    """
     path = Path(path)
+    path = path.parent if path.name == PROVENANCE else path
     if path.is_dir():
-        files = sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith("."))
+        ignored = (".", PROVENANCE)
+        files = sorted(item for item in path.iterdir() if item.is_file() and not item.name.startswith(ignored))
         return hashlib.sha256("".join(f"{item.name} {digest(item)}\n" for item in files).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -85,11 +113,58 @@ def write_arrays(path: str | Path, arrays: Iterable[tuple[str, np.ndarray]]) -> 
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def merge_arrays(shards: Iterable[str | Path], names: Sequence[str], path: str | Path) -> None:
-    """Writes the arrays `names`, in that order, from whichever shard holds each: the number of shards leaves no trace."""
-    archives = [Arrays(shard) for shard in shards]
-    where = {name: archive for archive in archives for name in archive}
-    missing = [name for name in names if name not in where]
-    if missing:
-        raise ValueError(f"no shard holds {missing[0]!r} ({len(missing)} of {len(names)} are missing); run the shards again")
-    write_arrays(path, ((name, where[name][name]) for name in names))
+def write_resumably(
+    path: str | Path, made_from: Mapping[str, Any], names: Sequence[str], arrays: Callable[[int], Iterable[np.ndarray]]
+) -> None:
+    """Writes one array a name as `write_arrays` does; what an interrupted call computed is not computed again.
+
+    Args:
+        path: the archive.
+        made_from: all that the arrays are a function of; a journal of anything else is thrown away.
+        names: in the order of the arrays.
+        arrays: the arrays from the given position on, computed as they are asked for.
+    """
+    journal = unfinished(Path(path), "journal")
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    header = np.frombuffer(json.dumps([made_from, *names], sort_keys=True).encode(), np.uint8)
+    with journal.open("a+b") as stream:
+        done = _rewind_to_end(stream, header)
+        if done:
+            log.info("%d of %d were made before this job was interrupted", done, len(names))
+        for array in tqdm(arrays(done), total=len(names), initial=done, desc=Path(path).stem, unit="image", disable=None):
+            _append(stream, array)
+    with journal.open("rb") as stream:
+        _read_entry(stream)
+        write_arrays(path, ((name, _read_entry(stream)) for name in names))
+    journal.unlink()
+
+
+def _rewind_to_end(stream: BinaryIO, header: np.ndarray) -> int:
+    """Cuts a journal behind its last whole entry, or begins it anew under `header`; the number of arrays it holds."""
+    stream.seek(0)
+    found, entries, end = _read_entry(stream), 0, stream.tell()
+    if found is None or not np.array_equal(found, header):
+        stream.truncate(0)
+        _append(stream, header)
+        return 0
+    while _read_entry(stream) is not None:
+        entries, end = entries + 1, stream.tell()
+    stream.truncate(end)
+    return entries
+
+
+def _append(stream: BinaryIO, array: np.ndarray) -> None:
+    """Adds an entry to a journal: the array as .npy, and the checksum that tells a whole one from one cut short."""
+    array = np.ascontiguousarray(array)
+    np.lib.format.write_array(stream, array, allow_pickle=False)
+    stream.write(zlib.crc32(array.data).to_bytes(4, "little"))
+    stream.flush()
+
+
+def _read_entry(stream: BinaryIO) -> np.ndarray | None:
+    """The next array of a journal, None where it ends or was cut short."""
+    try:
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError):
+        return None
+    return array if stream.read(4) == zlib.crc32(array.data).to_bytes(4, "little") else None

@@ -1,32 +1,104 @@
-"""What surrounds the one call of a script: a log file, and errors as one sentence."""
+"""What surrounds the one call of a script: a log file, errors as one sentence, and the provenance of what was made."""
 
+import errno
 import logging
 import os
+import resource
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from acr.files import read_json
+from acr.provenance import source, write_provenance
+
+STORAGE = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room within your quota",
+    errno.EROFS: "make the folder writable",
+    errno.EACCES: "make the folder writable",
+    errno.EPERM: "make the folder writable",
+}
 
 
 @contextmanager
-def job(log: str | Path) -> Iterator[None]:
-    """Logs the block to the file `log`; a ValueError ends the process with its one sentence, the traceback stays in the log.
+def job(snakemake: Any) -> Iterator[dict[str, Any]]:
+    """Runs the block as the job that snakemake describes and yields what it is made from (`acr.provenance.source`).
 
-    The log is flushed line by line, so that `tail -f` shows where a long job is.
+    The log is flushed line by line, so that `tail -f` shows where a long job is. Last of all the output `provenance` is
+    written: where it is, everything is. A ValueError, a full or a read-only disk end the process with one sentence; the
+    traceback stays in the log.
     """
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    log, started = Path(snakemake.log[0]), time.monotonic()
+    try:
+        start_log(log)
+        made_from = source(snakemake.params.get("recipe"), _upstream(snakemake.input), snakemake.params.get("code"))
+        yield made_from
+        parts = [read_json(part) for part in snakemake.input.get("parts", [])]
+        outputs = [path for path in snakemake.output if path != snakemake.output.provenance]
+        write_provenance(snakemake.output.provenance, made_from, outputs, _cost(started, parts))
+    except Exception as error:
+        logging.error("%s", traceback.format_exc())
+        if sentence := _sentence(error):
+            sys.exit(f"error: {sentence} (log: {log})")
+        raise
+    except BaseException as error:
+        logging.error("ended by %r", error)
+        raise
+    logging.info("done")
+
+
+def start_log(log: Path) -> None:
+    """Sends all messages of this process to the file `log`, which begins anew."""
+    logging.raiseExceptions = False  # a full disk says one sentence, not one a message
+    log.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=log, filemode="w", level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", force=True)
     logging.captureWarnings(capture=True)
     logging.info("process %d starts", os.getpid())
-    try:
-        yield
-    except ValueError as error:
-        logging.error("%s\n%s", error, traceback.format_exc())
+
+
+def _upstream(inputs: Any) -> list[str]:
+    """What an artefact is made from: the inputs but for shards and their provenance, whose number leaves no trace."""
+    own = {*inputs.get("shards", []), *inputs.get("parts", [])}
+    return [path for path in inputs if path not in own]
+
+
+def _cost(started: float, parts: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Devices, seconds and largest memory of this job and of the shards it merges."""
+    own = {"device": _device(), "seconds": round(time.monotonic() - started, 2), "peak_memory_mb": _peak_memory()}
+    jobs = [*parts, own]
+    return {
+        "device": ", ".join(sorted({each["device"] for each in parts or [own]})),
+        "seconds": round(sum(each["seconds"] for each in jobs), 2),
+        "peak_memory_mb": max(each["peak_memory_mb"] for each in jobs),
+    }
+
+
+def _device() -> str:
+    """The GPU that this process has used, if any; jobs without torch do not load it for this."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_initialized() else "cpu"
+
+
+def _peak_memory() -> int:
+    """The largest resident memory of this process or of one that it waited for, in MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(max(resource.getrusage(who).ru_maxrss for who in whose) / unit)
+
+
+def _sentence(error: BaseException | None) -> str | None:
+    """What to tell the user of an error that is theirs to mend; None of any other."""
+    if isinstance(error, ValueError):
         # a worker process hands its error over as a traceback, which ends with the sentence
-        sentence = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
-        sys.exit(f"error: {sentence} (log: {log})")
-    except BaseException:
-        logging.error("%s", traceback.format_exc())
-        raise
-    logging.info("done")
+        return str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in STORAGE:
+            where = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
+            advice = f"{STORAGE[error.errno]} and give the same command again, which goes on from what is there"
+            return f"{where} ({error.strerror}); {advice}"
+        error = error.__cause__ or error.__context__  # torch wraps what its writer meets
+    return None

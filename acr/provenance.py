@@ -8,24 +8,25 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from acr.files import digest, write_json
+from acr.files import PROVENANCE, digest, write_json
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = ("acr", "torch", "timm", "numpy", "opencv-python-headless", "pydensecrf2")
 
 
 def fingerprint(script: str | Path) -> str:
-    """A digest of a script, of the modules of this package that it imports, and of all that these import.
+    """The name of a script and a digest of it, of the modules of this package that it imports, and of all that these import.
 
     Comments, docstrings and layout do not count: an edit of them changes no result.
     """
     code = hashlib.sha256(_source(Path(script))[0].encode())
     for module in sorted(_closure(_source(Path(script))[1])):
         code.update(f"{module}\0{_source(_file(module))[0]}\0".encode())
-    return code.hexdigest()[:16]
+    return f"code of {Path(script).name}: {code.hexdigest()[:16]}"
 
 
 def _closure(modules: Iterable[str]) -> set[str]:
@@ -69,20 +70,32 @@ def _drop_docstring(node: ast.AST) -> None:
         node.body[0] = ast.Expr(ast.Constant(None))
 
 
-def source(recipe: str, inputs: Iterable[str | Path | None]) -> dict[str, Any]:
-    """What an artefact is a function of: its resolved recipe and the SHA-256 of each file or folder it is made from."""
-    return {"recipe": json.loads(recipe), "inputs": {str(item): digest(item) for item in inputs if item}}
+def source(recipe: str | None, inputs: Iterable[str | Path], code: str | None) -> dict[str, Any]:
+    """What an artefact is a function of: its resolved recipe, the SHA-256 of each file or folder it is made from, its code."""
+    return {
+        "recipe": json.loads(recipe) if recipe else None,
+        "inputs": {str(item): digest(item) for item in inputs},
+        "code": code,
+    }
 
 
-def write_provenance(path: str | Path, made_from: Mapping[str, Any]) -> None:
-    """Writes what made an artefact: its `source`, versions and commit."""
+def write_provenance(
+    path: str | Path, made_from: Mapping[str, Any], outputs: Iterable[str | Path], cost: Mapping[str, Any]
+) -> None:
+    """Writes what made an artefact: its `source`, its own digests, what it cost, versions, commit and date.
+
+    An artefact that is a folder, of which no file is an output of its own, counts as a whole.
+    """
+    path = Path(path)
+    outputs = list(outputs) or ([path] if path.name == PROVENANCE else [])
+    digests = {str(item): digest(item) for item in outputs}
     versions = {"python": platform.python_version(), **_versions()}
-    write_json(path, {**made_from, "versions": versions, "commit": _commit()})
+    made = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_json(path, {**made_from, "outputs": digests, **cost, "versions": versions, "commit": _commit(), "made": made})
 
 
 def _versions() -> dict[str, str]:
-    installed = {dist.name: dist.version for dist in importlib.metadata.distributions()}
-    return {library: installed[library] for library in LIBRARIES if library in installed}
+    return {library: importlib.metadata.version(library) for library in LIBRARIES}
 
 
 def _commit() -> str | None:

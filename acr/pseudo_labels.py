@@ -1,26 +1,25 @@
 """Pseudo labels: seeds spread by a random walk over learnt affinities, one mask an image (PSA: Ahn and Kwak, CVPR 2018)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from tqdm import tqdm
 
 from acr import config
 from acr.affinities import Offset, affinity, neighbours, random_walk, transition
 from acr.config import Execution, PseudoLabels
 from acr.crf import masks
 from acr.datasets.base import read_split, shard_of
-from acr.files import Arrays, read_json, write_arrays
+from acr.devices import device_of
+from acr.files import Arrays, read_json, write_resumably
 from acr.images import read_image, upsample
 from acr.measures import otsu_threshold
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_state
 from acr.shapes import BACKGROUND, Grid
-from acr.training import device_of
 
 Spread = Callable[[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "K h w"]], Float32[np.ndarray, "K i j"]]
 
@@ -103,6 +102,7 @@ def pseudo_label_shard(
     execution: Mapping,
     shard: str,
     output: str | Path,
+    made_from: Mapping,
 ) -> None:
     """Writes the masks of one shard of a split, such as `0-of-4`, as an npz archive.
 
@@ -114,14 +114,18 @@ def pseudo_label_shard(
         execution: how to run.
         shard: which images.
         output: the archive.
+        made_from: all that the masks are a function of: what an interrupted call of it made is not made again.
     """
     wanted, data, seeds = config.load(PseudoLabels, recipe), read_split(split), Arrays(maps)
     how = config.build(Execution, execution, "execution")
     part, spread = shard_of(data, shard).records, _spread(model, wanted, how)
-    images = ((record.image_id, read_image(record.image)) for record in part)
-    scored = (
-        (image, pseudo_scores(image, seeds[name].astype(np.float32), wanted.background, spread)) for name, image in images
-    )
-    best = tqdm(masks(scored, wanted.crf, how.workers), total=len(part), desc="pseudo labels", disable=None)
-    named = ((record.image_id, mask_values(data.class_indices(record))[mask]) for record, mask in zip(part, best, strict=True))
-    write_arrays(output, named)
+
+    def labels(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
+        images = ((record.image_id, read_image(record.image)) for record in part[first:])
+        scored = (
+            (image, pseudo_scores(image, seeds[name].astype(np.float32), wanted.background, spread)) for name, image in images
+        )
+        values = (mask_values(data.class_indices(record)) for record in part[first:])
+        return (values_of[mask] for values_of, mask in zip(values, masks(scored, wanted.crf, how.workers), strict=True))
+
+    write_resumably(output, made_from, [record.image_id for record in part], labels)

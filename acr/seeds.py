@@ -1,23 +1,22 @@
 """Seeds: class localisation maps from the gradients of a classifier's attention (Sec. 3.3, Eq. 7 and 8)."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from acr import config
 from acr.classifiers import read_classifier
 from acr.config import Execution, Seeds
-from acr.datasets.base import Split, read_split, shard_of
-from acr.files import write_arrays
+from acr.datasets.base import Record, Split, read_split, shard_of
+from acr.devices import device_of
+from acr.files import write_resumably
 from acr.images import read_image, resize_image
 from acr.models.trace import Trace, affinity
 from acr.models.vit import VitClassifier
-from acr.training import device_of
 from acr.views import HFLIP
 
 
@@ -105,17 +104,25 @@ def localise_photograph(
     return localise(model, image.to(model.normalise.mean.device), classes, recipe).cpu().numpy().astype(np.float16)
 
 
-def _maps(model: VitClassifier, split: Split, recipe: Seeds) -> Iterator[tuple[str, Float16[np.ndarray, "K h w"]]]:
-    for record in tqdm(split.records, desc="seeds", disable=None):
-        classes = split.class_indices(record)
-        if not classes:
-            yield record.image_id, np.zeros((0, 1, 1), np.float16)
-            continue
-        yield record.image_id, localise_photograph(model, read_image(record.image), classes, recipe)
+def _maps(model: VitClassifier, split: Split, record: Record, recipe: Seeds) -> Float16[np.ndarray, "K h w"]:
+    classes = split.class_indices(record)
+    if not classes:
+        return np.zeros((0, 1, 1), np.float16)
+    return localise_photograph(model, read_image(record.image), classes, recipe)
 
 
-def seed_shard(*, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str) -> None:
-    """Writes the maps of one shard of a split, such as `0-of-4`, as an npz archive."""
-    how = config.build(Execution, execution, "execution")
-    classifier = read_classifier(model).to(device_of(how))
-    write_arrays(output, _maps(classifier, shard_of(read_split(split), shard), config.load(Seeds, recipe)))
+def seed_shard(
+    *, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str, made_from: Mapping
+) -> None:
+    """Writes the maps of one shard of a split, such as `0-of-4`, as an npz archive.
+
+    What an interrupted call `made_from` the same made is not made again.
+    """
+    classifier = read_classifier(model).to(device_of(config.build(Execution, execution, "execution")))
+    part, wanted = shard_of(read_split(split), shard), config.load(Seeds, recipe)
+    write_resumably(
+        output,
+        made_from,
+        [record.image_id for record in part.records],
+        lambda first: (_maps(classifier, part, record, wanted) for record in part.records[first:]),
+    )

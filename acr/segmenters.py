@@ -3,7 +3,7 @@
 The recipe is that of kazuto1011/deeplab-pytorch, which the field trains with.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,26 +12,26 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from acr import config
 from acr.augmentations import augment, random_window
 from acr.config import Execution, Predictions, Segmenter
 from acr.crf import masks
 from acr.datasets.base import Split, read_split, shard_of
-from acr.files import read_json, write_arrays
+from acr.devices import device_of
+from acr.distributed import mean_count, on_all_devices
+from acr.files import read_json, write_resumably
 from acr.images import crop, read_image, read_mask, resize_image, resize_mask
 from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_scales, maximum, upsample
 from acr.models.weights import load_state, load_weights
-from acr.provenance import source
 from acr.shapes import VOID
-from acr.training import Checkpoint, device_of, fit, freeze_norm, save_trained
+from acr.training import Run, fit, freeze_norm, save_trained
 
 
 def cross_entropy(logits: Float[Tensor, "B K h w"], labels: UInt8[Tensor, "B h w"]) -> Float[Tensor, ""]:
-    """The mean over cells that are not VOID; 0 where all are."""
+    """The mean over cells that are not VOID, of all processes that train together; 0 where all are."""
     total = functional.cross_entropy(logits, labels.long(), ignore_index=VOID, reduction="sum")
-    return total / (labels != VOID).sum().clamp(min=1)
+    return total / mean_count(labels != VOID)
 
 
 class Objective(nn.Module):
@@ -100,8 +100,11 @@ def scores(model: DeepLabV2, image: UInt8[np.ndarray, "H W 3"], scales: Sequence
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def train_segmenter(*, split: str, masks: str, weights: str | None, recipe: str, execution: Mapping, folder: str) -> None:
-    """Trains a `segmenters` recipe and writes model, history and provenance into `folder`.
+@on_all_devices
+def train_segmenter(
+    *, split: str, masks: str, weights: str | None, recipe: str, execution: Mapping, folder: str, made_from: Mapping
+) -> None:
+    """Trains a `segmenters` recipe and writes model and history into `folder`.
 
     Args:
         split: table of the training split.
@@ -109,10 +112,10 @@ def train_segmenter(*, split: str, masks: str, weights: str | None, recipe: str,
         weights: initial weights of the backbone; None starts from random values.
         recipe: a Segmenter.
         execution: how to run.
-        folder: where model.safetensors, model.json, history.csv and provenance.json go.
+        folder: where model.safetensors, model.json and history.csv go.
+        made_from: all that they are a function of (`acr.provenance.source`): an interrupted run of it is continued.
     """
     wanted, data = config.load(Segmenter, recipe), read_split(split)
-    made_from = source(recipe, [split, masks, weights])
     torch.manual_seed(wanted.training.random_state)
     keys = ("backbone", "options", "stride", "dilations", "normalisation")
     description = {"classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
@@ -121,12 +124,9 @@ def train_segmenter(*, split: str, masks: str, weights: str | None, recipe: str,
     if wanted.freeze_norm:
         freeze_norm(model)
     sample = Sample(data, masks, wanted, model.backbone.normalise.fill)
-    how = config.build(Execution, execution, "execution")
     objective = Objective(model, wanted.loss_scales)
-    history = fit(
-        objective, len(data.records), sample, wanted.training, how, Checkpoint(Path(f"{folder}.checkpoint"), made_from)
-    )
-    save_trained(folder, model, description, history, made_from)
+    run = Run(Path(folder), made_from, config.build(Execution, execution, "execution"))
+    save_trained(run, model, description, fit(objective, len(data.records), sample, wanted.training, run))
 
 
 def read_segmenter(model: str | Path) -> DeepLabV2:
@@ -136,7 +136,9 @@ def read_segmenter(model: str | Path) -> DeepLabV2:
     return network.requires_grad_(False).eval()
 
 
-def predict_shard(*, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str) -> None:
+def predict_shard(
+    *, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str, made_from: Mapping
+) -> None:
     """Writes the predicted masks of one shard of a split, such as `0-of-4`, as an npz archive.
 
     Args:
@@ -146,11 +148,15 @@ def predict_shard(*, split: str, model: str, recipe: str, execution: Mapping, sh
         execution: how to run.
         shard: which images.
         output: the archive of uint8 masks "H W" by image_id.
+        made_from: all that they are a function of: what an interrupted call of it predicted is not predicted again.
     """
     wanted, how = config.load(Predictions, recipe), config.build(Execution, execution, "execution")
-    data = shard_of(read_split(split), shard)
+    records = shard_of(read_split(split), shard).records
     network = read_segmenter(model).to(device_of(how))
-    images = (read_image(record.image) for record in data.records)
-    scored = ((image, scores(network, image, wanted.scales)) for image in images)
-    progress = tqdm(masks(scored, wanted.crf, how.workers), total=len(data.records), desc="predictions", disable=None)
-    write_arrays(output, zip((record.image_id for record in data.records), progress, strict=True))
+
+    def predicted(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
+        images = (read_image(record.image) for record in records[first:])
+        scored = ((image, scores(network, image, wanted.scales)) for image in images)
+        return masks(scored, wanted.crf, how.workers)
+
+    write_resumably(output, made_from, [record.image_id for record in records], predicted)

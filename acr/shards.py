@@ -1,46 +1,53 @@
 """Merging what the shards of a stage made, in the order of the split: the number of shards leaves no trace."""
 
 import shutil
-import tempfile
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from acr.datasets.base import read_split
-from acr.files import Arrays, merge_arrays
+from acr.files import Arrays, unfinished, write_arrays
 from acr.images import write_mask
-from acr.provenance import source, write_provenance
 
 
-def merge_maps(*, split: str, shards: Sequence[str], recipe: str, output: str, provenance: str) -> None:
-    """Writes the arrays of all shards, one an image, as one npz archive with its provenance."""
-    merge_arrays(shards, [record.image_id for record in read_split(split).records], output)
-    write_provenance(provenance, source(recipe, [split]))
+def gathered(split: str | Path, shards: Sequence[str | Path]) -> Iterator[tuple[str, np.ndarray]]:
+    """The image ids of a split, in its order, and the array of each, from whichever shard holds it.
+
+    Raises:
+        ValueError: some image is in no shard.
+    """
+    names = [record.image_id for record in read_split(split).records]
+    where = {name: archive for archive in map(Arrays, shards) for name in archive}
+    missing = [name for name in names if name not in where]
+    if missing:
+        raise ValueError(f"no shard holds {missing[0]!r} ({len(missing)} of {len(names)} are missing); run the shards again")
+    return ((name, where[name][name]) for name in tqdm(names, desc="merging", unit="image", disable=None))
+
+
+def merge_maps(*, split: str, shards: Sequence[str], output: str) -> None:
+    """Writes the arrays of all shards, one an image, as one npz archive."""
+    write_arrays(output, gathered(split, shards))
 
 
 def merge_masks(*, split: str, shards: Sequence[str], folder: str) -> None:
-    """Writes the masks of a split as `folder`/{image_id}.png; the folder holds nothing else, and is whole or absent.
+    """Writes the masks of a split as `folder`/{image_id}.png; the folder holds nothing else, and each file is whole.
 
     Args:
         split: table of the split.
         shards: archives of uint8 masks "H W" by image_id, which hold every image of the split between them.
         folder: replaced where it exists.
-
-    Raises:
-        ValueError: an image is in no shard.
     """
-    archives = [Arrays(shard) for shard in shards]
-    where = {name: archive for archive in archives for name in archive}
-    target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
-        masks = Path(temporary, "masks")  # not the temporary folder itself, which only its owner may open
-        masks.mkdir()
-        for record in tqdm(read_split(split).records, desc="masks", disable=None):
-            if record.image_id not in where:
-                raise ValueError(f"no shard holds the mask of {record.image_id!r}; run the shards again")
-            write_mask(masks / f"{record.image_id}.png", where[record.image_id][record.image_id])
+    masks, target = gathered(split, shards), Path(folder)
+    temporary = unfinished(target, uuid.uuid4().hex)
+    temporary.mkdir(parents=True)
+    try:
+        for name, mask in masks:
+            write_mask(temporary / f"{name}.png", mask)
         if target.exists():
             shutil.rmtree(target)
-        masks.rename(target)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -8,9 +8,14 @@ import functools
 import json
 import logging
 import math
+import pickle
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +23,22 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from acr.config import Execution, Training
-from acr.files import atomic
+from acr.devices import device_of
+from acr.distributed import mean_over_processes, rank, synchronise_norms, world_size
+from acr.files import atomic, unfinished
 from acr.models.weights import save_model
-from acr.provenance import write_provenance
 
 log = logging.getLogger(__name__)
 History = list[dict[str, float]]  # one row each LOG_EVERY steps: step, learning_rate and every loss term
 Sample = Callable[[int, np.random.Generator], dict[str, np.ndarray]]
 NO_HISTORY = {"step": [], "learning_rate": [], "loss": []}  # of a network left as it was built
-SAVE_EVERY = 120.0  # seconds between two checkpoints
+SAVE_EVERY = 120.0  # seconds between two checkpoints, which is what a kill can cost
 LOG_EVERY = 50  # steps between two lines of the history
-
-
-def device_of(execution: Execution) -> torch.device:
-    """The device asked for; `auto` is the first GPU where there is one, else the CPU."""
-    if execution.device != "auto":
-        if execution.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"execution.device is {execution.device!r}, but torch sees no GPU; set it to auto or cpu")
-        return torch.device(execution.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def freeze_norm(module: nn.Module) -> None:
@@ -111,121 +109,186 @@ def build_optimiser(module: nn.Module, training: Training) -> torch.optim.Optimi
 
 
 class _Steps(Dataset):
-    """Item `step` is the whole batch of that step."""
+    """Item `step` is this process's share of the batch of that step."""
 
     def __init__(self, count: int, sample: Sample, training: Training) -> None:
         self.count, self.sample, self.training = count, sample, training
+        share = training.batch_size // world_size()
+        self.positions = range(rank() * share, (rank() + 1) * share)
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         indices = batch_indices(self.training, self.count, step)
         samples = [
-            self.sample(index, np.random.default_rng([self.training.random_state, step, position]))
-            for position, index in enumerate(indices)
+            self.sample(indices[position], np.random.default_rng([self.training.random_state, step, position]))
+            for position in self.positions
         ]
         batch = {key: torch.from_numpy(np.stack([sample[key] for sample in samples])) for key in samples[0]}
         return {**batch, "step": torch.tensor(step)}
 
 
 def _batches(dataset: _Steps, steps: range, execution: Execution) -> Iterator[dict[str, Tensor]]:
-    return iter(DataLoader(dataset, sampler=steps, batch_size=None, num_workers=execution.workers))
+    loader = DataLoader(
+        dataset, sampler=steps, batch_size=None, num_workers=execution.workers, worker_init_fn=_outlive_sigterm
+    )
+    return iter(loader)
+
+
+def _outlive_sigterm(_: int) -> None:
+    """A cluster sends SIGTERM to workers too: they must not end before the step they read for is saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """Where an interrupted run is kept, and the `acr.provenance.source` of which it must be to be continued."""
+class Run:
+    """One training run: the folder of what it leaves, all that this is a function of, and how it is executed."""
 
-    path: Path
+    folder: Path
     made_from: Mapping[str, Any]
+    execution: Execution
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where an interrupted run of the same source goes on from."""
+        return unfinished(self.folder, "checkpoint")
 
 
-def fit(
-    objective: nn.Module, count: int, sample: Sample, training: Training, execution: Execution, checkpoint: Checkpoint
-) -> History:
+@dataclass
+class _State:
+    """All that changes while a network is trained. Terms are those of the steps since the last row of the history."""
+
+    objective: nn.Module
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    history: History = field(default_factory=list)
+    terms: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+def fit(objective: nn.Module, count: int, sample: Sample, training: Training, run: Run) -> History:
     """Trains `objective` in place and returns its history, one row every 50 steps.
+
+    Where several processes train together (`acr.distributed`), each calls this and gets the same result. A run that is
+    told to end (SIGTERM) saves where it is.
 
     Args:
         objective: maps a batch to named loss terms, of which `loss` is minimised; a batch also holds its `step`.
         count: number of training images.
         sample: one image's arrays from its index and a generator, the only source of its randomness.
         training: what to do.
-        execution: how to do it; changes no result.
-        checkpoint: where an interrupted run of the same source is continued from; removed at the end.
+        run: how to do it, which changes no result, and what is continued where it was interrupted.
     """
-    steps, device = step_count(training, count), device_of(execution)
+    if training.batch_size % world_size():
+        raise ValueError(f"batch_size is {training.batch_size}, which {world_size()} processes cannot share out equally")
+    steps, device = step_count(training, count), device_of(run.execution)
     objective.to(device, memory_format=torch.channels_last).train()
-    optimiser = build_optimiser(objective, training)
-    start, history = _resume(checkpoint, objective, optimiser)
-    if start:
-        log.info("resumed at step %d of %d", start, steps)
-    terms: list[dict[str, Tensor]] = []
-    saved = time.monotonic()
+    state = _State(objective, build_optimiser(objective, training))
+    _resume(run, state)
+    model = _joined(objective, device)
+    saved, dataset = time.monotonic(), _Steps(count, sample, training)
     progress = tqdm(
-        _batches(_Steps(count, sample, training), range(start, steps), execution), total=steps, initial=start, disable=None
+        _batches(dataset, range(state.step, steps), run.execution), total=steps, initial=state.step, disable=rank() > 0 or None
     )
-    for step, batch in enumerate(progress, start):
-        for group in optimiser.param_groups:
-            group["lr"] = training.learning_rate * group["factor"] * learning_rate_factor(training, step, steps)
-        batch = {key: value.to(device) for key, value in batch.items()}
-        terms.append(_step(objective, optimiser, batch, training.clip_norm))
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == steps:
-            history.append({"step": float(step + 1), "learning_rate": optimiser.param_groups[0]["lr"], **_means(terms, step)})
-            terms.clear()
-            progress.set_postfix(loss=f"{history[-1]['loss']:.4f}")
-            log.info("step %d of %d: %s", step + 1, steps, {key: round(value, 5) for key, value in history[-1].items()})
-            if time.monotonic() - saved > SAVE_EVERY and step + 1 < steps:
-                _save(checkpoint, objective, optimiser, step + 1, history)
+    with _told_to_end() as told:
+        for batch in progress:
+            _step(model, state, {key: value.to(device) for key, value in batch.items()}, training, steps)
+            if state.step % LOG_EVERY == 0 or state.step == steps:
+                _write_row(state, steps)
+                progress.set_postfix(loss=f"{state.history[-1]['loss']:.4f}")
+            if state.step < steps and (told or time.monotonic() - saved > SAVE_EVERY):
+                _save(run, state)
                 saved = time.monotonic()
-    checkpoint.path.unlink(missing_ok=True)
+                if told:
+                    sys.exit(f"told to end by SIGTERM at step {state.step} of {steps}; the same command goes on from there")
+    state.optimiser = None  # what is finished is not continued, and takes less room
+    _save(run, state)
     objective.eval()
-    return history
+    return state.history
 
 
-def _step(
-    objective: nn.Module, optimiser: torch.optim.Optimizer, batch: dict[str, Tensor], clip: float | None
-) -> dict[str, Tensor]:
-    optimiser.zero_grad(set_to_none=True)
-    terms = objective(batch)
+def _joined(objective: nn.Module, device: torch.device) -> nn.Module:
+    """The objective, of which DistributedDataParallel.forward has to be called for gradients to be joined."""
+    if world_size() == 1:
+        return objective
+    synchronise_norms(objective)
+    return DistributedDataParallel(objective, [device] if device.type == "cuda" else None, broadcast_buffers=False)
+
+
+def _step(model: nn.Module, state: _State, batch: dict[str, Tensor], training: Training, steps: int) -> None:
+    """One step of the optimiser; all randomness inside the network is drawn from (random_state, step, process)."""
+    entropy = [training.random_state, state.step, rank()]
+    torch.manual_seed(int(np.random.default_rng(entropy).integers(2**62)))
+    for group in state.optimiser.param_groups:
+        group["lr"] = training.learning_rate * group["factor"] * learning_rate_factor(training, state.step, steps)
+    state.optimiser.zero_grad(set_to_none=True)
+    terms = model(batch)
     terms["loss"].backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(objective.parameters(), clip)
-    optimiser.step()
-    return {key: value.detach() for key, value in terms.items()}
+    if training.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+    state.optimiser.step()
+    values = mean_over_processes(torch.stack([term.float() for term in terms.values()]))
+    state.terms.append(dict(zip(terms, values, strict=True)))
+    state.step += 1
 
 
-def _means(terms: list[dict[str, Tensor]], step: int) -> dict[str, float]:
-    means = {key: float(torch.stack([item[key] for item in terms]).mean()) for key in terms[0]}
+def _write_row(state: _State, steps: int) -> None:
+    """Adds a row to the history: the means of the terms since the last one."""
+    means = {key: float(torch.stack([terms[key] for terms in state.terms]).mean()) for key in state.terms[0]}
     if not math.isfinite(means["loss"]):
-        raise ValueError(f"the loss is {means['loss']} at step {step + 1}; lower training.learning_rate")
-    return means
+        raise ValueError(f"the loss is {means['loss']} at step {state.step}; lower training.learning_rate")
+    state.history.append({"step": float(state.step), "learning_rate": state.optimiser.param_groups[0]["lr"], **means})
+    state.terms.clear()
+    log.info("step %d of %d: %s", state.step, steps, {key: round(value, 5) for key, value in state.history[-1].items()})
 
 
-def _save(checkpoint: Checkpoint, objective: nn.Module, optimiser: torch.optim.Optimizer, step: int, history: History) -> None:
-    state = {"made_from": json.dumps(checkpoint.made_from, sort_keys=True), "step": step, "history": history}
-    with atomic(checkpoint.path) as temporary:
-        torch.save({**state, "objective": objective.state_dict(), "optimiser": optimiser.state_dict()}, temporary)
+@contextmanager
+def _told_to_end() -> Iterator[list[int]]:
+    """A list that is empty until the process is sent SIGTERM, as clusters do some seconds before they kill.
+
+    Of several processes the others would wait for the one that ends: there the signal ends all at once.
+    """
+    told: list[int] = []
+    if world_size() > 1 or threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _resume(checkpoint: Checkpoint, objective: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, History]:
-    if not checkpoint.path.exists():
-        return 0, []
-    state = torch.load(checkpoint.path, map_location="cpu", weights_only=True)
-    if state["made_from"] != json.dumps(checkpoint.made_from, sort_keys=True):
-        log.info("%s is of another recipe or of other inputs and is not used", checkpoint.path)
-        return 0, []
-    objective.load_state_dict(state["objective"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["step"], state["history"]
+def _save(run: Run, state: _State) -> None:
+    if rank() > 0:
+        return
+    content = {"made_from": json.dumps(run.made_from, sort_keys=True), "step": state.step, "history": state.history}
+    content |= {"terms": state.terms, "objective": state.objective.state_dict()}
+    content["optimiser"] = state.optimiser.state_dict() if state.optimiser else None
+    with atomic(run.checkpoint) as temporary:
+        torch.save(content, temporary)
 
 
-def save_trained(
-    folder: str | Path,
-    module: nn.Module,
-    description: Mapping[str, Any],
-    history: History,
-    made_from: Mapping[str, Any],
-) -> None:
-    """Writes what a training run leaves in `folder`: model.safetensors, model.json, history.csv and provenance.json."""
-    save_model(folder, module, description)
-    with atomic(Path(folder) / "history.csv") as temporary:
+def _resume(run: Run, state: _State) -> None:
+    """Brings `state` to where an interrupted run of the same source was; anything else is not used, and the log says so."""
+    if not run.checkpoint.exists():
+        return
+    try:
+        content = torch.load(run.checkpoint, map_location=device_of(run.execution), weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        log.warning("%s is damaged (%s) and is not used", run.checkpoint, str(error).splitlines()[0])
+        return
+    if content["made_from"] != json.dumps(run.made_from, sort_keys=True):
+        log.info("%s is of another recipe, of other inputs or of other code, and is not used", run.checkpoint)
+        return
+    state.objective.load_state_dict(content["objective"])
+    if content["optimiser"]:
+        state.optimiser.load_state_dict(content["optimiser"])
+    state.step, state.history, state.terms = content["step"], content["history"], content["terms"]
+    log.info("resumed at step %d", state.step)
+
+
+def save_trained(run: Run, module: nn.Module, description: Mapping[str, Any], history: History) -> None:
+    """Writes what a training run leaves in its folder: model.safetensors, model.json and history.csv."""
+    if rank() > 0:
+        return
+    save_model(run.folder, module, description)
+    with atomic(run.folder / "history.csv") as temporary:
         pd.DataFrame(history or NO_HISTORY).to_csv(temporary, index=False)
-    write_provenance(Path(folder) / "provenance.json", made_from)

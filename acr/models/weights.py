@@ -8,11 +8,11 @@ from typing import Any
 
 import timm
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from acr import config
-from acr.files import atomic, digest, write_json
+from acr.files import atomic, write_json
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +60,13 @@ def save_model(folder: str | Path, module: nn.Module, description: Mapping[str, 
     """Writes model.safetensors and model.json, which holds all that is needed to build the module again."""
     folder = Path(folder)
     with atomic(folder / "model.safetensors") as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in module.state_dict().items()}, temporary)
+        # through Python, whose errors tell a full disk from others
+        temporary.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in module.state_dict().items()}))
     write_json(folder / "model.json", dict(description))
 
 
-def fetch_weights(*, recipe: str, weights: str | Path, record: str | Path) -> None:
-    """Writes the safetensors file of a `weights` recipe and a JSON record of its source and SHA-256.
+def fetch_weights(*, recipe: str, weights: str | Path) -> None:
+    """Writes the safetensors file of a `weights` recipe.
 
     A local file is copied; otherwise timm fetches the model from its hub, which needs a network.
     """
@@ -75,8 +76,7 @@ def fetch_weights(*, recipe: str, weights: str | Path, record: str | Path) -> No
             _read(wanted.file)
             shutil.copyfile(wanted.file, temporary)
         else:
-            save_file(_from_hub(wanted.model), temporary)
-    write_json(record, {"model": wanted.model, "file": wanted.file, "sha256": digest(weights)})
+            temporary.write_bytes(save(_from_hub(wanted.model)))
 
 
 def _from_hub(model: str) -> dict[str, Tensor]:

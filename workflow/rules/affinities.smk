@@ -7,6 +7,7 @@ rule confident_label_shard:
         maps=upstream("affinities", "seeds", "results/{dataset}/seeds/{name}/maps.npz"),
     output:
         labels=temp("results/{dataset}/affinities/{recipe}/shards/{shard}.npz"),
+        provenance=temp("results/{dataset}/affinities/{recipe}/shards/{shard}.json"),
     log:
         "logs/{dataset}/affinities/{recipe}/{shard}.log",
     benchmark:
@@ -18,7 +19,7 @@ rule confident_label_shard:
         mem_mb=8000,
         runtime=240,
     params:
-        recipe=recipe("affinities", "labels"),
+        recipe=recipe("affinities", "seeds", "labels"),
         code=code("make_confident_labels.py"),
     script:
         "../scripts/make_confident_labels.py"
@@ -27,10 +28,12 @@ rule confident_label_shard:
 rule confident_labels:
     input:
         split=split("train"),
+        maps=rules.confident_label_shard.input.maps,
         shards=expand("results/{{dataset}}/affinities/{{recipe}}/shards/{shard}.npz", shard=SHARDS),
+        parts=expand("results/{{dataset}}/affinities/{{recipe}}/shards/{shard}.json", shard=SHARDS),
     output:
         merged="results/{dataset}/affinities/{recipe}/labels.npz",
-        provenance="results/{dataset}/affinities/{recipe}/labels.json",
+        provenance="results/{dataset}/affinities/{recipe}/labels.provenance.json",
     log:
         "logs/{dataset}/affinities/{recipe}/merge.log",
     conda:
@@ -39,7 +42,7 @@ rule confident_labels:
         mem_mb=4000,
         runtime=60,
     params:
-        recipe=recipe("affinities", "labels"),
+        recipe=recipe("affinities", "seeds", "labels"),
         code=code("merge_arrays.py"),
     script:
         "../scripts/merge_arrays.py"
@@ -63,7 +66,7 @@ rule affinity:
         "../../environment.yml"
     threads: 16
     resources:
-        gpu=1,
+        gpu=PLAN.execution.processes,
         mem_mb=16000,
         runtime=720,
     params:

@@ -18,7 +18,7 @@ rule classifier:
         "../../environment.yml"
     threads: 16
     resources:
-        gpu=1,
+        gpu=PLAN.execution.processes,
         mem_mb=16000,
         runtime=1440,
     params:

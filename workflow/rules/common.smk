@@ -1,4 +1,5 @@
 # The checked configuration, and how a rule gets its recipe, its upstream files and its code. Functions only.
+import json
 from dataclasses import asdict
 
 from snakemake.exceptions import WorkflowError
@@ -25,12 +26,11 @@ wildcard_constraints:
     shard="[0-9]+-of-[0-9]+",
 
 
-def recipe(section, part=None):
-    """A params function: the canonical recipe that the wildcard names, or one part of it."""
+def recipe(section, *keys):
+    """A params function: the canonical recipe that the wildcard names, or some keys of it."""
 
     def text(wildcards):
-        whole = PLAN.recipe(section, wildcards.recipe)
-        return canonical(getattr(whole, part) if part else whole)
+        return canonical(PLAN.recipe(section, wildcards.recipe), *keys)
 
     return text
 
@@ -68,6 +68,11 @@ def weights_file(wildcards):
     return [] if file is None else file
 
 
+def folders(files):
+    """The folders that provenance.json files stand for."""
+    return [str(Path(file).parent) for file in files]
+
+
 def measured(stage, names):
     """The metrics of recipes of a stage on the split it is reported on."""
     role = PLAN.data.val if stage in ("classifiers", "predictions") else PLAN.data.train
@@ -92,6 +97,8 @@ MADE = {
         for file in measured(stage, PLAN.recipes[stage])
     ],
     "seeds": made("seeds", "results/{dataset}/seeds/{name}/maps.npz"),
-    "pseudo_labels": made("pseudo_labels", "results/{dataset}/pseudo_labels/{name}"),
-    "predictions": made("predictions", f"results/{{dataset}}/predictions/{{name}}/{PLAN.data.val}"),
+    "pseudo_labels": made("pseudo_labels", "results/{dataset}/pseudo_labels/{name}/provenance.json"),
+    "predictions": made("predictions", f"results/{{dataset}}/predictions/{{name}}/{PLAN.data.val}/provenance.json"),
 }
+# The names of all recipes: one that is taken out of the configuration leaves the report, though no file changes.
+SHOWN = json.dumps({section: sorted(PLAN.recipes[section]) for section in sorted(PLAN.recipes) if section != "weights"})

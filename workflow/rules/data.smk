@@ -4,6 +4,7 @@
 rule dataset:
     output:
         manifest="results/{dataset}/splits/source.json",
+        provenance="results/{dataset}/splits/source.provenance.json",
     log:
         "logs/{dataset}/splits/source.log",
     localrule: True
@@ -23,6 +24,7 @@ rule splits:
         train=split("train"),
         val=split("val"),
         classes="results/{dataset}/splits/classes.txt",
+        provenance="results/{dataset}/splits/provenance.json",
     log:
         "logs/{dataset}/splits/splits.log",
     localrule: True

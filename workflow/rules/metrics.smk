@@ -8,6 +8,7 @@ rule measure_classifier:
         description="results/{dataset}/classifiers/{recipe}/model.json",
     output:
         metrics="results/{dataset}/metrics/classifiers/{recipe}.{split}.json",
+        provenance="results/{dataset}/metrics/classifiers/{recipe}.{split}.provenance.json",
     log:
         "logs/{dataset}/metrics/classifiers/{recipe}.{split}.log",
     conda:
@@ -30,6 +31,7 @@ rule measure_seeds:
         maps="results/{dataset}/seeds/{recipe}/maps.npz",
     output:
         metrics="results/{dataset}/metrics/seeds/{recipe}.{split}.json",
+        provenance="results/{dataset}/metrics/seeds/{recipe}.{split}.provenance.json",
     log:
         "logs/{dataset}/metrics/seeds/{recipe}.{split}.log",
     conda:
@@ -47,9 +49,10 @@ rule measure_seeds:
 rule measure_pseudo_labels:
     input:
         split="results/{dataset}/splits/{split}.csv",
-        masks="results/{dataset}/pseudo_labels/{recipe}",
+        masks="results/{dataset}/pseudo_labels/{recipe}/provenance.json",
     output:
         metrics="results/{dataset}/metrics/pseudo_labels/{recipe}.{split}.json",
+        provenance="results/{dataset}/metrics/pseudo_labels/{recipe}.{split}.provenance.json",
     log:
         "logs/{dataset}/metrics/pseudo_labels/{recipe}.{split}.log",
     conda:
@@ -61,6 +64,7 @@ rule measure_pseudo_labels:
         recipe=recipe("pseudo_labels"),
         stage="pseudo_labels",
         code=code("measure_masks.py"),
+        masks=subpath(input.masks, parent=True),
     script:
         "../scripts/measure_masks.py"
 
@@ -68,9 +72,10 @@ rule measure_pseudo_labels:
 rule measure_predictions:
     input:
         split="results/{dataset}/splits/{split}.csv",
-        masks="results/{dataset}/predictions/{recipe}/{split}",
+        masks="results/{dataset}/predictions/{recipe}/{split}/provenance.json",
     output:
         metrics="results/{dataset}/metrics/predictions/{recipe}.{split}.json",
+        provenance="results/{dataset}/metrics/predictions/{recipe}.{split}.provenance.json",
     log:
         "logs/{dataset}/metrics/predictions/{recipe}.{split}.log",
     conda:
@@ -82,5 +87,6 @@ rule measure_predictions:
         recipe=recipe("predictions"),
         stage="predictions",
         code=code("measure_masks.py"),
+        masks=subpath(input.masks, parent=True),
     script:
         "../scripts/measure_masks.py"

@@ -8,6 +8,7 @@ rule prediction_shard:
         description=upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/model.json"),
     output:
         masks=temp("results/{dataset}/predictions/{recipe}/{split}.shards/{shard}.npz"),
+        provenance=temp("results/{dataset}/predictions/{recipe}/{split}.shards/{shard}.json"),
     log:
         "logs/{dataset}/predictions/{recipe}/{split}/{shard}.log",
     benchmark:
@@ -29,9 +30,11 @@ rule prediction_shard:
 rule predictions:
     input:
         split="results/{dataset}/splits/{split}.csv",
+        model=rules.prediction_shard.input.model,
         shards=expand("results/{{dataset}}/predictions/{{recipe}}/{{split}}.shards/{shard}.npz", shard=SHARDS),
+        parts=expand("results/{{dataset}}/predictions/{{recipe}}/{{split}}.shards/{shard}.json", shard=SHARDS),
     output:
-        masks=directory("results/{dataset}/predictions/{recipe}/{split}"),
+        provenance="results/{dataset}/predictions/{recipe}/{split}/provenance.json",
     log:
         "logs/{dataset}/predictions/{recipe}/{split}/merge.log",
     conda:
@@ -40,6 +43,8 @@ rule predictions:
         mem_mb=4000,
         runtime=60,
     params:
+        recipe=recipe("predictions"),
         code=code("merge_masks.py"),
+        folder=subpath(output.provenance, parent=True),
     script:
         "../scripts/merge_masks.py"

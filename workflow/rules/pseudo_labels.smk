@@ -9,6 +9,7 @@ rule pseudo_label_shard:
         description=upstream("pseudo_labels", "affinity", "results/{dataset}/affinities/{name}/model.json"),
     output:
         masks=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.npz"),
+        provenance=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.json"),
     log:
         "logs/{dataset}/pseudo_labels/{recipe}/{shard}.log",
     benchmark:
@@ -30,9 +31,12 @@ rule pseudo_label_shard:
 rule pseudo_labels:
     input:
         split=split("train"),
+        maps=rules.pseudo_label_shard.input.maps,
+        model=rules.pseudo_label_shard.input.model,
         shards=expand("results/{{dataset}}/pseudo_labels/{{recipe}}.shards/{shard}.npz", shard=SHARDS),
+        parts=expand("results/{{dataset}}/pseudo_labels/{{recipe}}.shards/{shard}.json", shard=SHARDS),
     output:
-        masks=directory("results/{dataset}/pseudo_labels/{recipe}"),
+        provenance="results/{dataset}/pseudo_labels/{recipe}/provenance.json",
     log:
         "logs/{dataset}/pseudo_labels/{recipe}/merge.log",
     conda:
@@ -41,6 +45,8 @@ rule pseudo_labels:
         mem_mb=4000,
         runtime=60,
     params:
+        recipe=recipe("pseudo_labels"),
         code=code("merge_masks.py"),
+        folder=subpath(output.provenance, parent=True),
     script:
         "../scripts/merge_masks.py"

@@ -5,13 +5,17 @@ rule figures:
     input:
         **MADE,
     output:
-        folder=directory(RESULTS / "figures"),
+        provenance=RESULTS / "figures" / "provenance.json",
     log:
         Path("logs") / PLAN.dataset / "figures.log",
     conda:
         "../../environment.yml"
     params:
+        recipe=SHOWN,
         code=code("write_figures.py"),
+        pseudo_labels=folders(MADE["pseudo_labels"]),
+        predictions=folders(MADE["predictions"]),
+        folder=subpath(output.provenance, parent=True),
     script:
         "../scripts/write_figures.py"
 
@@ -28,12 +32,16 @@ rule report:
     output:
         report=RESULTS / "report.html",
         summary=RESULTS / "summary.txt",
+        provenance=RESULTS / "report.provenance.json",
     log:
         Path("logs") / PLAN.dataset / "report.log",
     conda:
         "../../environment.yml"
     params:
+        recipe=SHOWN,
         dataset=PLAN.dataset,
         code=code("write_report.py"),
+        pseudo_labels=folders(MADE["pseudo_labels"]),
+        predictions=folders(MADE["predictions"]),
     script:
         "../scripts/write_report.py"

@@ -8,6 +8,7 @@ rule seed_shard:
         description=upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/model.json"),
     output:
         maps=temp("results/{dataset}/seeds/{recipe}/shards/{shard}.npz"),
+        provenance=temp("results/{dataset}/seeds/{recipe}/shards/{shard}.json"),
     log:
         "logs/{dataset}/seeds/{recipe}/{shard}.log",
     benchmark:
@@ -29,7 +30,9 @@ rule seed_shard:
 rule seeds:
     input:
         split=split("train"),
+        model=rules.seed_shard.input.model,
         shards=expand("results/{{dataset}}/seeds/{{recipe}}/shards/{shard}.npz", shard=SHARDS),
+        parts=expand("results/{{dataset}}/seeds/{{recipe}}/shards/{shard}.json", shard=SHARDS),
     output:
         merged="results/{dataset}/seeds/{recipe}/maps.npz",
         provenance="results/{dataset}/seeds/{recipe}/provenance.json",

@@ -4,7 +4,7 @@
 rule segmenter:
     input:
         split=split("train"),
-        masks=upstream("segmenters", "labels", "results/{dataset}/pseudo_labels/{name}"),
+        masks=upstream("segmenters", "labels", "results/{dataset}/pseudo_labels/{name}/provenance.json"),
         weights=upstream("segmenters", "weights", "data/weights/{name}.safetensors"),
     output:
         model="results/{dataset}/segmenters/{recipe}/model.safetensors",
@@ -19,12 +19,13 @@ rule segmenter:
         "../../environment.yml"
     threads: 16
     resources:
-        gpu=1,
+        gpu=PLAN.execution.processes,
         mem_mb=24000,
         runtime=2880,
     params:
         recipe=recipe("segmenters"),
         code=code("train_segmenter.py"),
+        masks=subpath(input.masks, parent=True),
         folder=subpath(output.model, parent=True),
     script:
         "../scripts/train_segmenter.py"

@@ -7,6 +7,7 @@ rule table:
     output:
         csv="results/{dataset}/tables/{recipe}.csv",
         markdown="results/{dataset}/tables/{recipe}.md",
+        provenance="results/{dataset}/tables/{recipe}.provenance.json",
     log:
         "logs/{dataset}/tables/{recipe}.log",
     localrule: True

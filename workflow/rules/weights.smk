@@ -6,7 +6,7 @@ rule weights:
         file=weights_file,
     output:
         weights="data/weights/{recipe}.safetensors",
-        record="data/weights/{recipe}.json",
+        provenance="data/weights/{recipe}.provenance.json",
     log:
         "logs/weights/{recipe}.log",
     localrule: True

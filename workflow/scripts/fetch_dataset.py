@@ -3,7 +3,7 @@
 from acr.datasets.catalogue import fetch_dataset
 from acr.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake):
     fetch_dataset(
         recipe=snakemake.params.recipe,
         manifest=snakemake.output.manifest,

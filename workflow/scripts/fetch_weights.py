@@ -3,9 +3,8 @@
 from acr.jobs import job
 from acr.models.weights import fetch_weights
 
-with job(snakemake.log[0]):
+with job(snakemake):
     fetch_weights(
         recipe=snakemake.params.recipe,
         weights=snakemake.output.weights,
-        record=snakemake.output.record,
     )

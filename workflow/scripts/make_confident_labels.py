@@ -3,7 +3,7 @@
 from acr.affinities import label_shard
 from acr.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake) as made_from:
     label_shard(
         split=snakemake.input.split,
         maps=snakemake.input.maps,
@@ -11,4 +11,5 @@ with job(snakemake.log[0]):
         execution=snakemake.config["execution"],
         shard=snakemake.wildcards.shard,
         output=snakemake.output.labels,
+        made_from=made_from,
     )

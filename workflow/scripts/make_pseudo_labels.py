@@ -3,7 +3,7 @@
 from acr.jobs import job
 from acr.pseudo_labels import pseudo_label_shard
 
-with job(snakemake.log[0]):
+with job(snakemake) as made_from:
     pseudo_label_shard(
         split=snakemake.input.split,
         maps=snakemake.input.maps,
@@ -12,4 +12,5 @@ with job(snakemake.log[0]):
         execution=snakemake.config["execution"],
         shard=snakemake.wildcards.shard,
         output=snakemake.output.masks,
+        made_from=made_from,
     )

@@ -3,7 +3,7 @@
 from acr.jobs import job
 from acr.seeds import seed_shard
 
-with job(snakemake.log[0]):
+with job(snakemake) as made_from:
     seed_shard(
         split=snakemake.input.split,
         model=snakemake.input.model,
@@ -11,4 +11,5 @@ with job(snakemake.log[0]):
         execution=snakemake.config["execution"],
         shard=snakemake.wildcards.shard,
         output=snakemake.output.maps,
+        made_from=made_from,
     )

@@ -3,7 +3,7 @@
 from acr.classifiers import measure_classifier
 from acr.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake):
     measure_classifier(
         split=snakemake.input.split,
         model=snakemake.input.model,

@@ -3,10 +3,10 @@
 from acr.jobs import job
 from acr.metrics import measure_masks
 
-with job(snakemake.log[0]):
+with job(snakemake):
     measure_masks(
         split=snakemake.input.split,
-        masks=snakemake.input.masks,
+        masks=snakemake.params.masks,
         stage=snakemake.params.stage,
         recipe=snakemake.params.recipe,
         dataset=snakemake.wildcards.dataset,

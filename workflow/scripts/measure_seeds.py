@@ -3,7 +3,7 @@
 from acr.jobs import job
 from acr.metrics import measure_seeds
 
-with job(snakemake.log[0]):
+with job(snakemake):
     measure_seeds(
         split=snakemake.input.split,
         maps=snakemake.input.maps,

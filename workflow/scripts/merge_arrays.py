@@ -3,11 +3,9 @@
 from acr.jobs import job
 from acr.shards import merge_maps
 
-with job(snakemake.log[0]):
+with job(snakemake):
     merge_maps(
         split=snakemake.input.split,
         shards=snakemake.input.shards,
-        recipe=snakemake.params.recipe,
         output=snakemake.output.merged,
-        provenance=snakemake.output.provenance,
     )

@@ -3,9 +3,9 @@
 from acr.jobs import job
 from acr.shards import merge_masks
 
-with job(snakemake.log[0]):
+with job(snakemake):
     merge_masks(
         split=snakemake.input.split,
         shards=snakemake.input.shards,
-        folder=snakemake.output.masks,
+        folder=snakemake.params.folder,
     )

@@ -3,7 +3,7 @@
 from acr.affinities import train_affinity
 from acr.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake) as made_from:
     train_affinity(
         split=snakemake.input.split,
         labels=snakemake.input.labels,
@@ -11,4 +11,5 @@ with job(snakemake.log[0]):
         recipe=snakemake.params.recipe,
         execution=snakemake.config["execution"],
         folder=snakemake.params.folder,
+        made_from=made_from,
     )

@@ -3,12 +3,13 @@
 from acr.jobs import job
 from acr.segmenters import train_segmenter
 
-with job(snakemake.log[0]):
+with job(snakemake) as made_from:
     train_segmenter(
         split=snakemake.input.split,
-        masks=snakemake.input.masks,
+        masks=snakemake.params.masks,
         weights=snakemake.input.get("weights"),
         recipe=snakemake.params.recipe,
         execution=snakemake.config["execution"],
         folder=snakemake.params.folder,
+        made_from=made_from,
     )

@@ -3,13 +3,13 @@
 from acr.figures import write_figures
 from acr.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake):
     write_figures(
         train=snakemake.input.train,
         val=snakemake.input.val,
         metrics=snakemake.input.metrics,
         seeds=snakemake.input.seeds,
-        pseudo_labels=snakemake.input.pseudo_labels,
-        predictions=snakemake.input.predictions,
-        folder=snakemake.output.folder,
+        pseudo_labels=snakemake.params.pseudo_labels,
+        predictions=snakemake.params.predictions,
+        folder=snakemake.params.folder,
     )

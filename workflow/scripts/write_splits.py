@@ -3,7 +3,7 @@
 from acr.datasets.catalogue import write_splits
 from acr.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake):
     write_splits(
         recipe=snakemake.params.recipe,
         folder=snakemake.params.folder,

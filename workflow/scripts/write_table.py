@@ -3,7 +3,7 @@
 from acr.jobs import job
 from acr.tables import write_table
 
-with job(snakemake.log[0]):
+with job(snakemake):
     write_table(
         name=snakemake.wildcards.recipe,
         recipe=snakemake.params.recipe,
