@@ -1,0 +1,1 @@
+"""Data sets: what each kind needs to be there, and the splits that the pipeline reads of it."""
