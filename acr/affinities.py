@@ -221,12 +221,19 @@ def _confident(path: Path, indices: tuple[int, ...], maps: np.ndarray, settings:
 
 
 def label_shard(
-    *, split: str | Path, maps: str | Path, recipe: str, execution: Mapping, shard: str, output: str | Path, made_from: Mapping
+    *,
+    split: str | Path,
+    maps: str | Path,
+    recipe: str,
+    execution: Mapping,
+    shard: str,
+    output: str | Path,
+    made_from: Mapping,
 ) -> None:
     """Writes the confident labels (class index + 1, image size) of one shard of a split, such as `0-of-4`.
 
-    `recipe` is an Affinity, of which `labels` counts; `maps` are its seeds. CRFs run in `execution.workers` processes. What an interrupted call
-    `made_from` the same made is not made again.
+    `recipe` is an Affinity, of which `labels` counts; `maps` are its seeds. CRFs run in `execution.workers` processes.
+    What an interrupted call `made_from` the same made is not made again.
     """
     settings, how = config.load(Affinity, recipe).labels, config.build(Execution, execution, "execution")
     part, seeds = shard_of(read_split(split), shard), Arrays(maps)

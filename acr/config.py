@@ -224,7 +224,6 @@ class Execution:
     processes: int = 1  # that train one network together, each on a GPU of its own
     shards: int = 1
     workers: int = 2  # processes that read images or run CRFs
-    track_code: bool = True  # an edited module re-runs the stages that import it
 
 
 DATASETS = {"textures": Textures, "voc12": Voc12, "coco14": Coco14}

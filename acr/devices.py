@@ -3,7 +3,6 @@
 A claim is a lock on a file, which the kernel lets go of when the process ends, however it ends.
 """
 
-import fcntl
 import functools
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import TextIO
 import torch
 
 from acr.config import Execution
+from acr.files import hold
 
 log = logging.getLogger(__name__)
 PATIENCE = 1.0  # seconds between two looks for a free GPU
@@ -87,7 +87,7 @@ def _free(names: Sequence[str], count: int) -> dict[int, TextIO]:
     """The locks of the first `count` free GPUs by their index; none where fewer are free."""
     held: dict[int, TextIO] = {}
     for index, name in enumerate(names):
-        if len(held) < count and (lock := _lock(name)) is not None:
+        if len(held) < count and (lock := hold(_lock(name))) is not None:
             held[index] = lock
     if len(held) == count:
         return held
@@ -96,13 +96,6 @@ def _free(names: Sequence[str], count: int) -> dict[int, TextIO]:
     return {}
 
 
-def _lock(name: str) -> TextIO | None:
-    """The lock of a GPU, None where another process has it; its file lies where all users of the machine find it."""
-    path = Path(tempfile.gettempdir(), f"acr-gpu-{name.replace('/', '_')}.lock")
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+def _lock(name: str) -> Path:
+    """The file that stands for a GPU, where all users of the machine find it."""
+    return Path(tempfile.gettempdir(), f"acr-gpu-{name.replace('/', '_')}.lock")

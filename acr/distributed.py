@@ -7,6 +7,7 @@ and batch norms by the moments of the whole batch.
 
 import functools
 import logging
+import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -104,7 +105,7 @@ def _spawn(train: Train, devices: list[str], arguments: Mapping[str, Any]) -> No
         port = free.getsockname()[1]
     try:
         with main_hidden():
-            multiprocessing.spawn(_process, (multiprocessing.current_process().pid, devices, port, log, train, arguments), len(devices))
+            multiprocessing.spawn(_process, (os.getpid(), devices, port, log, train, arguments), len(devices))
     except multiprocessing.ProcessRaisedException as error:
         last = str(error).strip().splitlines()[-1]
         if last.startswith("ValueError: "):

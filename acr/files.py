@@ -4,9 +4,11 @@ What a killed job leaves behind has a name that begins with UNFINISHED. It is ei
 checkpoint of a training run, the journal of a shard) or of none, and `sweep` removes it once all is done.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 import uuid
 import zipfile
@@ -14,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -46,9 +48,29 @@ def unfinished(path: Path, suffix: str) -> Path:
 
 
 def sweep(folder: str | Path) -> None:
-    """Removes what killed jobs left in `folder` and below."""
+    """Removes what killed jobs left in `folder` and below, but for what lets an unfinished artefact be gone on with."""
     for path in Path(folder).rglob(f"{UNFINISHED}*"):
+        name, kind = path.name.removeprefix(UNFINISHED).rsplit(".", 1)
+        if kind == "journal" or (kind == "checkpoint" and not (path.with_name(name) / PROVENANCE).exists()):
+            continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def hold(path: str | Path) -> TextIO | None:
+    """Holds the file `path` for this process as long as the returned stream is open; None where another process does.
+
+    The kernel lets go of it when the process ends, however it ends: nothing is ever left to be unlocked by hand.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # not truncated before it is held: it may tell who holds it
+    stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        return None
+    return stream
 
 
 def digest(path: str | Path) -> str:

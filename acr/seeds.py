@@ -111,9 +111,7 @@ def _maps(model: VitClassifier, split: Split, record: Record, recipe: Seeds) -> 
     return localise_photograph(model, read_image(record.image), classes, recipe)
 
 
-def seed_shard(
-    *, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str, made_from: Mapping
-) -> None:
+def seed_shard(*, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str, made_from: Mapping) -> None:
     """Writes the maps of one shard of a split, such as `0-of-4`, as an npz archive.
 
     What an interrupted call `made_from` the same made is not made again.

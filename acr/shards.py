@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from acr.datasets.base import read_split
-from acr.files import Arrays, unfinished, write_arrays
+from acr.files import UNFINISHED, Arrays, unfinished, write_arrays
 from acr.images import write_mask
 
 
@@ -30,6 +30,7 @@ def gathered(split: str | Path, shards: Sequence[str | Path]) -> Iterator[tuple[
 def merge_maps(*, split: str, shards: Sequence[str], output: str) -> None:
     """Writes the arrays of all shards, one an image, as one npz archive."""
     write_arrays(output, gathered(split, shards))
+    _clear(shards)
 
 
 def merge_masks(*, split: str, shards: Sequence[str], folder: str) -> None:
@@ -51,3 +52,11 @@ def merge_masks(*, split: str, shards: Sequence[str], folder: str) -> None:
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    _clear(shards)
+
+
+def _clear(shards: Sequence[str | Path]) -> None:
+    """Removes the journals of interrupted shards, those of another number of shards among them."""
+    for folder in {Path(shard).parent for shard in shards}:
+        for journal in folder.glob(f"{UNFINISHED}*"):
+            journal.unlink()

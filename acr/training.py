@@ -127,9 +127,7 @@ class _Steps(Dataset):
 
 
 def _batches(dataset: _Steps, steps: range, execution: Execution) -> Iterator[dict[str, Tensor]]:
-    loader = DataLoader(
-        dataset, sampler=steps, batch_size=None, num_workers=execution.workers, worker_init_fn=_outlive_sigterm
-    )
+    loader = DataLoader(dataset, sampler=steps, batch_size=None, num_workers=execution.workers, worker_init_fn=_outlive_sigterm)
     return iter(loader)
 
 

@@ -1,10 +1,13 @@
 # The checked configuration, and how a rule gets its recipe, its upstream files and its code. Functions only.
 import json
+import os
+import platform
 from dataclasses import asdict
 
 from snakemake.exceptions import WorkflowError
 
 from acr.config import canonical, check
+from acr.files import hold, sweep
 from acr.provenance import fingerprint
 
 try:
@@ -26,6 +29,18 @@ wildcard_constraints:
     shard="[0-9]+-of-[0-9]+",
 
 
+def alone():
+    """The lock of the data set, held until this snakemake ends in whatever way; refused where another one has it."""
+    path = Path(".snakemake") / f"{PLAN.dataset}.lock"
+    held = hold(path)
+    if held is None:
+        raise WorkflowError(f"another snakemake is at work on {RESULTS} ({path.read_text()}); end it, or wait until it ends")
+    held.write(f"process {os.getpid()} on {platform.node()}\n")
+    held.truncate()
+    held.flush()
+    return held
+
+
 def recipe(section, *keys):
     """A params function: the canonical recipe that the wildcard names, or some keys of it."""
 
@@ -37,8 +52,6 @@ def recipe(section, *keys):
 
 def code(script):
     """What a script can compute: it changes with the code that the script reaches, not with dates or comments."""
-    if not PLAN.execution.track_code:
-        return "untracked"
     return fingerprint(Path(workflow.basedir) / "scripts" / script)
 
 
