@@ -8,8 +8,11 @@ and batch norms by the moments of the whole batch.
 import functools
 import logging
 import os
+import signal
 import socket
+import traceback
 from collections.abc import Callable, Mapping
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -103,23 +106,39 @@ def _spawn(train: Train, devices: list[str], arguments: Mapping[str, Any]) -> No
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    failures = multiprocessing.get_context("spawn").SimpleQueue()
+    with main_hidden():
+        start = (os.getpid(), failures, devices, port, log, train, arguments)
+        together = multiprocessing.spawn(_process, start, len(devices), join=False)
     try:
-        with main_hidden():
-            multiprocessing.spawn(_process, (os.getpid(), devices, port, log, train, arguments), len(devices))
-    except multiprocessing.ProcessRaisedException as error:
-        last = str(error).strip().splitlines()[-1]
-        if last.startswith("ValueError: "):
-            raise ValueError(last.removeprefix("ValueError: ")) from error
-        raise
-    except multiprocessing.ProcessExitedException as error:
-        raise ValueError(
-            f"process {error.error_index} of {len(devices)} was ended by {error.signal_name or error.exit_code}; "
-            "see whether memory ran out, and run again"
-        ) from error
+        while not together.join():
+            pass
+    except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
+        raise _cause([process.exitcode for process in together.processes], failures) from error
+
+
+def _cause(exit_codes: list[int], failures: SimpleQueue) -> Exception:
+    """The error of the process that failed first: the others fail for want of it, and are ended by SIGTERM."""
+    for number, code in enumerate(exit_codes):
+        if code < 0 and -code != signal.SIGTERM:
+            name = signal.Signals(-code).name
+            return ValueError(
+                f"process {number} of {len(exit_codes)} was ended by {name}; see whether memory ran out, and run again"
+            )
+    text = failures.get()
+    last = text.strip().splitlines()[-1]
+    return ValueError(last.removeprefix("ValueError: ")) if last.startswith("ValueError: ") else RuntimeError(text)
 
 
 def _process(
-    number: int, parent: int, devices: list[str], port: int, log: str | None, train: Train, arguments: Mapping[str, Any]
+    number: int,
+    parent: int,
+    failures: SimpleQueue,
+    devices: list[str],
+    port: int,
+    log: str | None,
+    train: Train,
+    arguments: Mapping[str, Any],
 ) -> None:
     """Process `number` of those that train together, from its start to its end."""
     die_with(parent)
@@ -132,5 +151,7 @@ def _process(
     distributed.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=len(devices))
     try:
         train(**{**arguments, "execution": {**arguments["execution"], "device": str(device)}})
-    finally:
-        distributed.destroy_process_group()
+    except Exception:
+        failures.put(traceback.format_exc()[-4000:])  # before its connections close and the others fail too
+        raise
+    distributed.destroy_process_group()

@@ -1,0 +1,60 @@
+"""Many runs of snakemake for the price of one start: reads runs as JSON lines and writes a JSON list of what came of each.
+
+A run is {"arguments": [...], "folder": working directory, "checkout": whose acr package is imported}. Each is a fork of
+this process, which has imported snakemake and nothing of acr; two are under way at a time.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from typing import IO
+
+import snakemake.cli
+
+AT_A_TIME = 2
+
+
+def answers(lines: list[str]) -> list[dict]:
+    """The exit status and the output of each run, in order."""
+    found: dict[int, dict] = {}
+    under_way: dict[int, tuple[int, IO[bytes]]] = {}
+    waiting = list(enumerate(lines))
+    while waiting or under_way:
+        if waiting and len(under_way) < AT_A_TIME:
+            number, line = waiting.pop(0)
+            output = tempfile.TemporaryFile()
+            if not (pid := os.fork()):
+                _become(json.loads(line), output.fileno())
+            under_way[pid] = number, output
+            continue
+        pid, status = os.wait()
+        number, output = under_way.pop(pid)
+        output.seek(0)
+        found[number] = {"status": os.waitstatus_to_exitcode(status), "output": output.read().decode()}
+    return [found[number] for number in range(len(lines))]
+
+
+def _become(wanted: dict, output: int) -> None:
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    status = 1
+    try:
+        os.chdir(wanted["folder"])
+        sys.path.insert(0, wanted["checkout"])
+        sys.argv = ["snakemake", *wanted["arguments"]]
+        snakemake.cli.main(wanted["arguments"])
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    json.dump(answers(sys.stdin.read().splitlines()), sys.stdout)
