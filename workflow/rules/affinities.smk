@@ -16,8 +16,8 @@ rule confident_label_shard:
         "../../environment.yml"
     threads: 16
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(240),
     params:
         recipe=recipe("affinities", "seeds", "labels"),
         code=code("make_confident_labels.py"),
@@ -39,8 +39,8 @@ rule confident_labels:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         recipe=recipe("affinities", "seeds", "labels"),
         code=code("merge_arrays.py"),
@@ -67,8 +67,8 @@ rule affinity:
     threads: 16
     resources:
         gpu=PLAN.execution.processes,
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=growing(16000),
+        runtime=growing(720),
     params:
         recipe=recipe("affinities"),
         code=code("train_affinity.py"),

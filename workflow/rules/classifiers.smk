@@ -19,8 +19,8 @@ rule classifier:
     threads: 16
     resources:
         gpu=PLAN.execution.processes,
-        mem_mb=16000,
-        runtime=1440,
+        mem_mb=growing(16000),
+        runtime=growing(1440),
     params:
         recipe=recipe("classifiers"),
         code=code("train_classifier.py"),

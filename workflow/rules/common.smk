@@ -65,6 +65,15 @@ def upstream(section, key, path):
     return files
 
 
+def growing(amount):
+    """A resources function: `amount` at first, and as much again at every retry of a job that may have lacked it."""
+
+    def needed(wildcards, attempt):
+        return amount * attempt
+
+    return needed
+
+
 def split(role):
     """The table of images of a role, train or val."""
     return f"results/{{dataset}}/splits/{getattr(PLAN.data, role)}.csv"

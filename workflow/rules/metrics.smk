@@ -16,8 +16,8 @@ rule measure_classifier:
     threads: 16
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(240),
     params:
         recipe=recipe("classifiers"),
         code=code("measure_classifier.py"),
@@ -37,8 +37,8 @@ rule measure_seeds:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         recipe=recipe("seeds"),
         code=code("measure_seeds.py"),
@@ -58,8 +58,8 @@ rule measure_pseudo_labels:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         recipe=recipe("pseudo_labels"),
         stage="pseudo_labels",
@@ -81,8 +81,8 @@ rule measure_predictions:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         recipe=recipe("predictions"),
         stage="predictions",

@@ -18,8 +18,8 @@ rule prediction_shard:
     threads: 16
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(240),
     params:
         recipe=recipe("predictions"),
         code=code("predict.py"),
@@ -40,8 +40,8 @@ rule predictions:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         recipe=recipe("predictions"),
         code=code("merge_masks.py"),

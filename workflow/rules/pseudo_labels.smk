@@ -19,8 +19,8 @@ rule pseudo_label_shard:
     threads: 16
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(240),
     params:
         recipe=recipe("pseudo_labels"),
         code=code("make_pseudo_labels.py"),
@@ -42,8 +42,8 @@ rule pseudo_labels:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         recipe=recipe("pseudo_labels"),
         code=code("merge_masks.py"),

@@ -18,8 +18,8 @@ rule seed_shard:
     threads: 16
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=growing(8000),
+        runtime=growing(240),
     params:
         recipe=recipe("seeds"),
         code=code("make_seeds.py"),
@@ -41,8 +41,8 @@ rule seeds:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         recipe=recipe("seeds"),
         code=code("merge_arrays.py"),

@@ -20,8 +20,8 @@ rule segmenter:
     threads: 16
     resources:
         gpu=PLAN.execution.processes,
-        mem_mb=24000,
-        runtime=2880,
+        mem_mb=growing(24000),
+        runtime=growing(2880),
     params:
         recipe=recipe("segmenters"),
         code=code("train_segmenter.py"),
