@@ -36,7 +36,8 @@ def _closure(modules: Iterable[str]) -> set[str]:
         module = waiting.pop()
         if module not in found and _file(module) is not None:
             found.add(module)
-            waiting += _source(_file(module))[1]
+            # importing a module runs the packages it lies in
+            waiting += [*_source(_file(module))[1], *filter(None, [module.rpartition(".")[0]])]
     return found
 
 

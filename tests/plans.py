@@ -24,7 +24,7 @@ def answers(lines: list[str]) -> list[dict]:
     while waiting or under_way:
         if waiting and len(under_way) < AT_A_TIME:
             number, line = waiting.pop(0)
-            output = tempfile.TemporaryFile()
+            output = tempfile.TemporaryFile()  # noqa: SIM115, it is read once the run has ended
             if not (pid := os.fork()):
                 _become(json.loads(line), output.fileno())
             under_way[pid] = number, output

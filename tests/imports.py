@@ -1,0 +1,31 @@
+"""Which modules of acr a script really loads: imports what each script imports, in a fork, and asks Python."""
+
+import ast
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SLOW = ("matplotlib.figure", "pandas", "scipy.sparse", "timm", "torch.distributed.nn")  # to load, and none of ours
+
+
+def loaded(script: Path) -> list[str]:
+    """The modules of acr that are there once the imports of a script have run."""
+    imports = [node for node in ast.parse(script.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    readable, writable = os.pipe()
+    if not (pid := os.fork()):
+        exec(compile(ast.Module(imports, []), str(script), "exec"), {})
+        os.write(writable, json.dumps(sorted(name for name in sys.modules if name.split(".")[0] == "acr")).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return json.loads(os.read(readable, 1 << 16))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    for name in SLOW:
+        importlib.import_module(name)
+    scripts = sorted((ROOT / "workflow" / "scripts").glob("*.py"))
+    json.dump({script.name: loaded(script) for script in scripts}, sys.stdout)

@@ -1,0 +1,48 @@
+"""How tests run snakemake: as people do, in a folder of their own, on the workflow of this checkout or of another."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MICRO = ROOT / "tests" / "data" / "micro.yaml"
+# one thread a job, two jobs at a time: the number of threads changes the order of sums, and with it the last bits
+SETTINGS = ("--cores", "2", "--max-threads", "1")
+
+
+def arguments(folder: Path, config: Sequence[Path] = (MICRO,), checkout: Path = ROOT) -> list[str]:
+    """What every run is given: whose workflow, which folder, which configuration."""
+    files = [str(path) for path in config]
+    return ["-s", str(checkout / "workflow" / "Snakefile"), "--directory", str(folder), "--configfile", *files, *SETTINGS]
+
+
+def environment(checkout: Path = ROOT) -> dict[str, str]:
+    """The variables of a run: programs of this environment first, and the package of the checkout."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(checkout)}
+
+
+def snakemake(folder: Path, *options: str, config: Sequence[Path] = (MICRO,)) -> subprocess.CompletedProcess:
+    """Runs snakemake in `folder` to its end."""
+    command = [sys.executable, "-m", "snakemake", *arguments(folder, config), *options]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+
+
+def plans(runs: Sequence[dict]) -> list[dict]:
+    """The status and output of many short runs; see tests/plans.py."""
+    lines = "\n".join(json.dumps(run) for run in runs)
+    command = [sys.executable, str(ROOT / "tests" / "plans.py")]
+    finished = subprocess.run(command, input=lines, capture_output=True, text=True, env=environment(), check=True)
+    return json.loads(finished.stdout)
+
+
+def dry_run(folder: Path, *options: str, config: Sequence[Path] = (MICRO,), checkout: Path = ROOT) -> dict:
+    """A run for `plans` that only says what it would do."""
+    return {
+        "arguments": [*arguments(folder, config, checkout), "--dry-run", *options],
+        "folder": str(folder),
+        "checkout": str(checkout),
+    }
