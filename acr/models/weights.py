@@ -17,28 +17,37 @@ from acr.files import atomic, write_json
 log = logging.getLogger(__name__)
 
 
+PICKLES = (b"\x80", b"PK\x03\x04")  # how pickles and torch's archives of them begin
+NAMED = 3  # tensors that do not fit, in messages
+
+
 def load_state(module: nn.Module, path: str | Path, optional: tuple[str, ...] = ()) -> None:
     """Loads a safetensors file into `module`; tensors whose names start with one of `optional` may be absent or differ.
 
     Tensors of the file that the module does not have (a classification head, as a rule) are named in the log.
 
     Raises:
-        ValueError: the file is damaged or not safetensors, or the first tensor that is missing or of another shape.
+        ValueError: the file is damaged or not safetensors, or names the first tensors that are missing or of another shape.
     """
     state, own = _read(path), module.state_dict()
-    for name, tensor in own.items():
-        if name.startswith(optional or "\0") or name.endswith("num_batches_tracked"):
-            continue
-        if name not in state:
-            raise ValueError(f"{path} has no tensor {name!r}; these weights are of another architecture")
-        if state[name].shape != tensor.shape:
-            shapes = f"{tuple(state[name].shape)} where {tuple(tensor.shape)} was expected"
-            raise ValueError(f"{path}: {name} is {shapes}; these weights are of another architecture")
+    needed = [name for name in own if not name.startswith(optional or "\0") and not name.endswith("num_batches_tracked")]
+    wrong = [fault for name in needed if (fault := _mismatch(name, state.get(name), own[name]))]
+    if wrong:
+        faults = ", ".join(wrong[:NAMED]) + (f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else "")
+        raise ValueError(f"{path} does not fit the network ({faults}); give weights of the recipe's backbone and options")
     unused = [name for name in state if name not in own]
     if unused:
         log.info("%s: not used: %s", path, ", ".join(unused))
     fitting = {name: state[name] for name in own if name in state and state[name].shape == own[name].shape}
     module.load_state_dict({**own, **fitting})
+
+
+def _mismatch(name: str, found: Tensor | None, expected: Tensor) -> str:
+    """What is wrong with the tensor of a file, in words; nothing is when it has the expected shape."""
+    if found is None:
+        return f"{name} is missing"
+    shapes = tuple(found.shape), tuple(expected.shape)
+    return "" if shapes[0] == shapes[1] else f"{name} is {shapes[0]} instead of {shapes[1]}"
 
 
 def load_weights(module: nn.Module, path: str | Path | None, optional: tuple[str, ...] = ()) -> None:
@@ -50,10 +59,18 @@ def load_weights(module: nn.Module, path: str | Path | None, optional: tuple[str
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:
+    if Path(path).is_file() and _begins(path).startswith(PICKLES):
+        convert = f"safetensors.torch.save_file(torch.load({str(path)!r}, weights_only=True), 'weights.safetensors')"
+        raise ValueError(f"{path} is a pickle, which could run any code and is never read; convert it with {convert}")
     try:
         return load_file(path)
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); give weights saved as safetensors") from None
+
+
+def _begins(path: str | Path) -> bytes:
+    with Path(path).open("rb") as stream:
+        return stream.read(4)
 
 
 def save_model(folder: str | Path, module: nn.Module, description: Mapping[str, Any]) -> None:
