@@ -7,6 +7,7 @@ imports torch: planning stays quick.
 
 import difflib
 import json
+import math
 import re
 import types
 from collections.abc import Mapping
@@ -14,8 +15,14 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass,
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Normalisation = Literal["native", "imagenet", "half"]
+OnUnreadable = Literal["skip", "fail"]  # what a photograph that cannot be read does: it is left out, or it ends the run
 VIEW_NAMES = ("identity", "hflip", "vflip", "transpose", "rot90", "rot180", "rot270", "grey", "rotation", "resize", "hide")
-POSITIVE = {"batch_size", "shards", "processes", "layers", "image_size", "crop_size", "stride", "radius", "size"}
+POSITIVE = {
+    *("batch_size", "shards", "processes", "layers", "image_size", "crop_size", "stride", "radius", "size"),
+    *("train_images", "val_images", "long_side", "crop_scales", "loss_scales", "scales", "dilations"),
+}
+NOT_EMPTY = {"views", "crop_scales", "scales", "dilations", "rows"}
+TRAINED = ("classifiers", "affinities", "segmenters")
 Recipe = TypeVar("Recipe")
 
 
@@ -36,6 +43,7 @@ class Textures:
     val_images: int = 200
     size: int = 96  # pixels a side
     random_state: int = 0
+    on_unreadable: OnUnreadable = "skip"
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Voc12:
     root: str = "data/VOCdevkit"
     train: str = "train_aug"
     val: str = "val"
+    on_unreadable: OnUnreadable = "skip"
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class Coco14:
     root: str = "data/coco14"
     train: str = "train"
     val: str = "val"
+    on_unreadable: OnUnreadable = "skip"
 
 
 @dataclass(frozen=True)
@@ -274,7 +284,9 @@ def check(config: Mapping[str, Any]) -> Plan:
         recipes=recipes,
         execution=build(Execution, _section(config, "execution"), "execution"),
     )
+    _check_names(plan)
     _check_references(plan)
+    _check_shares(plan)
     return _inheriting_from_weights(plan)
 
 
@@ -327,10 +339,19 @@ def build(kind: type[Recipe], values: Any, where: str) -> Recipe:
 
 def _check_range(key: str, value: Any, where: str) -> None:
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}, but must be a finite number")
         if key in POSITIVE and value <= 0:
             raise ValueError(f"{where} is {value}, but must be positive")
         if value < 0:
             raise ValueError(f"{where} is {value}, but must not be negative")
+    if key in NOT_EMPTY and not value:
+        raise ValueError(f"{where} is empty, but must hold at least one item")
+    if key in POSITIVE and isinstance(value, tuple):
+        for index, item in enumerate(value):
+            _check_range(key, item, f"{where}[{index}]")
+    if key == "device" and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError(f"{where} is {value!r}, but must be auto, cpu, cuda, or one of several GPUs such as cuda:1")
     if key == "views":
         for index, name in enumerate(value):
             for part in name.split("+"):
@@ -447,6 +468,28 @@ def _nearest(value: Any, known: Any) -> str:
     names = [str(name) for name in known]
     close = difflib.get_close_matches(str(value), names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"it must be one of {', '.join(names) or '(none is defined)'}"
+
+
+def _check_names(plan: Plan) -> None:
+    """Refuses names of data sets and splits that cannot name files, or that files beside the splits have."""
+    splits = {f"datasets.{plan.dataset}.{role}": getattr(plan.data, role) for role in ("train", "val")}
+    for where, name in {"dataset": plan.dataset, **splits}.items():
+        if not re.fullmatch(r"[\w-]+", str(name)):
+            raise ValueError(f"{where} is {name!r}, which cannot name files; use letters, digits, _ and -")
+        if name == "skipped" and where in splits:
+            raise ValueError(f"{where} is 'skipped', the name of the table of unreadable photographs; choose another")
+
+
+def _check_shares(plan: Plan) -> None:
+    """Refuses batches that the processes which train a network together cannot share out equally."""
+    count = plan.execution.processes
+    for section in TRAINED:
+        for name, recipe in plan.recipes[section].items():
+            if recipe.training.batch_size % count:
+                raise ValueError(
+                    f"{section}.{name}.training.batch_size is {recipe.training.batch_size}, which the {count} processes of "
+                    f"execution.processes cannot share out equally; make it a multiple of {count} or change execution.processes"
+                )
 
 
 def _check_references(plan: Plan) -> None:
