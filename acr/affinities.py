@@ -23,7 +23,7 @@ from acr.crf import dense_crf
 from acr.datasets.base import Split, read_split, shard_of
 from acr.distributed import mean_count, on_all_devices
 from acr.files import Arrays, write_resumably
-from acr.images import crop, read_image, upsample
+from acr.images import crop, read_working_image, upsample
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_weights
 from acr.processes import in_processes
@@ -200,7 +200,7 @@ class Sample:
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         record, size = self.split.records[index], self.recipe.crop_size
-        image, labels = read_image(record.image), self._labels[record.image_id]
+        image, labels = read_working_image(record.image), self._labels[record.image_id]
         image, labels = augment((image, labels), ("hflip",), rng)
         top, left = random_window(rng, *labels.shape, size)
         image, labels = crop(image, top, left, size, self.fill), crop(labels, top, left, size, VOID)
@@ -214,7 +214,7 @@ class Sample:
 
 
 def _confident(path: Path, indices: tuple[int, ...], maps: np.ndarray, settings: ConfidentLabels) -> np.ndarray:
-    image = read_image(path)
+    image = read_working_image(path)
     values = np.full(VOID + 1, VOID, np.uint8)
     values[: len(indices) + 1] = [BACKGROUND, *(index + 1 for index in indices)]
     return values[confident_labels(image, upsample(maps, *image.shape[:2]), settings)]
@@ -230,7 +230,7 @@ def label_shard(
     output: str | Path,
     made_from: Mapping,
 ) -> None:
-    """Writes the confident labels (class index + 1, image size) of one shard of a split, such as `0-of-4`.
+    """Writes the confident labels (class index + 1, size of `read_working_image`) of one shard of a split, such as `0-of-4`.
 
     `recipe` is an Affinity, of which `labels` counts; `maps` are its seeds. CRFs run in `execution.workers` processes.
     What an interrupted call `made_from` the same made is not made again.

@@ -3,6 +3,7 @@
 A photograph is (H, W, 3) uint8 in the order red, green, blue; a mask is (H, W) uint8 with the values of `acr.shapes`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Shaped, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from acr.files import atomic
+from acr.shapes import VOID
+
+LARGEST = 2_000_000  # pixels at which networks and CRFs see a photograph; a CRF of 20 million takes minutes and 5 GB
+
+
+class UnreadableError(ValueError):
+    """The file of a photograph or mask is damaged; `args` are its path and the reason, the message is a sentence on both."""
+
+    def __str__(self) -> str:
+        path, reason = self.args
+        return (
+            f"{path} cannot be read as an image ({reason}); replace it, "
+            "or run snakemake with --forcerun splits, which leaves unreadable photographs out"
+        )
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:
@@ -32,6 +47,12 @@ def resize_image(image: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> 
     """
     grows = height > image.shape[0] or width > image.shape[1]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR if grows else cv2.INTER_AREA)
+
+
+def working_size(height: int, width: int) -> tuple[int, int]:
+    """The size at which networks and CRFs see a photograph: its own, or of LARGEST pixels where it has more."""
+    scale = min(1.0, math.sqrt(LARGEST / (height * width)))
+    return max(1, int(scale * height)), max(1, int(scale * width))
 
 
 def resize_mask(mask: UInt8[np.ndarray, "H W"], height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
@@ -64,7 +85,34 @@ def crop(
     return window
 
 
+def check_mask(mask: UInt8[np.ndarray, "i j"], size: tuple[int, int], classes: int, path: Path) -> None:
+    """Refuses a mask of another (height, width) than its photograph's `size`, or with a value that is no class.
+
+    Raises:
+        ValueError: names `path`.
+    """
+    if mask.shape != size:
+        found, expected = ("{} x {}".format(*shape) for shape in (mask.shape, size))
+        raise ValueError(f"mask {path} is {found} pixels, but its image is {expected}; make it again at the size of its image")
+    largest = mask.max(where=mask != VOID, initial=0)
+    if largest > classes:
+        allowed = f"the values of {classes} classes are 0 (background) to {classes} and {VOID} (void)"
+        raise ValueError(f"mask {path} holds the value {largest}, but {allowed}; make it again with those")
+
+
 # ---- disk ----------------------------------------------------------------------------------------------------------------
+
+
+def read_working_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    """`read_image`, made smaller where the photograph has more than LARGEST pixels."""
+    image = read_image(path)
+    size = working_size(*image.shape[:2])
+    return image if size == image.shape[:2] else resize_image(image, *size)
+
+
+def at_full_size(mask: UInt8[np.ndarray, "i j"], path: str | Path) -> UInt8[np.ndarray, "H W"]:
+    """The mask that was made for `read_working_image(path)` at the size of the photograph itself."""
+    return resize_mask(mask, *image_size(path))
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -73,7 +121,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
     The pixels are taken as they are stored, an EXIF orientation is not applied: masks are drawn on the stored pixels.
 
     Raises:
-        ValueError: the file is missing, cut short or no image; the sentence names it.
+        ValueError: the file is missing, or UnreadableError: it is cut short or no image; the sentence names it.
     """
     with _opened(path) as picture:
         return np.array(picture.convert("RGB"))
@@ -116,14 +164,17 @@ def write_mask(path: str | Path, mask: UInt8[np.ndarray, "H W"]) -> None:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """The opened file; whatever Pillow raises over a damaged one becomes one sentence that names it."""
+    """The opened file; whatever Pillow raises over a damaged one becomes UnreadableError."""
     try:
         with Image.open(path) as picture:
             yield picture
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist, but an image was expected there; check the data set's root") from None
+    except UnidentifiedImageError:  # whose message repeats the path
+        reason = "it is in no format of images" if Path(path).stat().st_size else "it is empty"
+        raise UnreadableError(path, reason) from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); replace it or take it out of the list") from None
+        raise UnreadableError(path, str(error)) from None
 
 
 _PALETTE = palette().tobytes()

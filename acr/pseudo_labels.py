@@ -15,7 +15,7 @@ from acr.crf import masks
 from acr.datasets.base import read_split, shard_of
 from acr.devices import device_of
 from acr.files import Arrays, read_json, write_resumably
-from acr.images import read_image, upsample
+from acr.images import at_full_size, read_working_image, upsample
 from acr.measures import otsu_threshold
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_state
@@ -121,11 +121,11 @@ def pseudo_label_shard(
     part, spread = shard_of(data, shard).records, _spread(model, wanted, how)
 
     def labels(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
-        images = ((record.image_id, read_image(record.image)) for record in part[first:])
+        images = ((record.image_id, read_working_image(record.image)) for record in part[first:])
         scored = (
             (image, pseudo_scores(image, seeds[name].astype(np.float32), wanted.background, spread)) for name, image in images
         )
-        values = (mask_values(data.class_indices(record)) for record in part[first:])
-        return (values_of[mask] for values_of, mask in zip(values, masks(scored, wanted.crf, how.workers), strict=True))
+        made = zip(masks(scored, wanted.crf, how.workers), part[first:], strict=True)
+        return (at_full_size(mask_values(data.class_indices(record))[mask], record.image) for mask, record in made)
 
     write_resumably(output, made_from, [record.image_id for record in part], labels)

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from acr.datasets.base import Record, Split, read_split
+from acr.datasets.base import Record, Skipped, Split, read_skipped, read_split
 from acr.figures import Sources, chosen, panels, plot_classes, plot_curves, plot_losses, sources_of, svg
 from acr.files import atomic, read_json
 from acr.images import palette, read_mask
@@ -112,6 +112,14 @@ def summarise(metrics: Metrics) -> str:
     return "\n".join([results(metrics).to_string(index=False), "", *findings(metrics), ""])
 
 
+def left_out_text(skipped: Sequence[Skipped]) -> str:
+    """How many photographs were left out because they could not be read; empty where none was."""
+    if not skipped:
+        return ""
+    count = "1 photograph" if len(skipped) == 1 else f"{len(skipped)} photographs"
+    return f"{count} could not be read and {'was' if len(skipped) == 1 else 'were'} left out; see splits/skipped.csv.\n"
+
+
 def ranked(split: Split, folder: Path) -> list[tuple[float, Record]]:
     """Images of a split with their mIoU in percent, of the masks in `folder`, best first; without truth none."""
     records = [record for record in split.records if record.mask is not None]
@@ -182,6 +190,14 @@ def details_html(title: str, content: Any) -> str:
     return f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(json.dumps(content, indent=1))}</pre></details>"
 
 
+def left_out_html(skipped: Sequence[Skipped]) -> str:
+    """`left_out_text`, and behind it split, name and reason of each."""
+    if not skipped:
+        return ""
+    rows = "\n".join(f"{item.split}: {item.image} ({item.reason})" for item in skipped)
+    return f"<details><summary>{html.escape(left_out_text(skipped))}</summary><pre>{html.escape(rows)}</pre></details>"
+
+
 def section(title: str, parts: Iterable[str]) -> str:
     """A section with a heading; empty where it has no parts."""
     body = "\n".join(parts)
@@ -220,6 +236,7 @@ def write_report(
     dataset: str,
     train: str | Path,
     val: str | Path,
+    skipped: str | Path,
     metrics: Sequence[str | Path],
     seeds: Sequence[str | Path],
     pseudo_labels: Sequence[str | Path],
@@ -235,6 +252,7 @@ def write_report(
         dataset: its name in the configuration.
         train: csv of the training split.
         val: csv of the split that predictions are made for.
+        skipped: csv of the photographs that were left out.
         metrics: every metrics file.
         seeds: paths .../{recipe}/maps.npz.
         pseudo_labels: folders .../{recipe}.
@@ -250,21 +268,22 @@ def write_report(
     folder = next((folder for title, folder in sources.masks.items() if title.startswith("prediction")), None)
     runs = {"/".join(Path(path).parts[-3:-1]): Path(path) for path in histories}
     sentences = "".join(f"<p>{html.escape(sentence, quote=False)}</p>" for sentence in findings(contents))
+    left_out = read_skipped(skipped)
     sections = [
-        section("Tables", [markdown_html(Path(path).read_text()) for path in tables]),
+        section("Tables", [markdown_html(Path(path).read_text(encoding="utf-8")) for path in tables]),
         *_pictures(*splits, sources, ranked(splits[1], folder) if folder else []),
         *_plots(contents, {name: pd.read_csv(path) for name, path in runs.items()}),
         section("Provenance", _provenance(contents, runs)),
     ]
     page = PAGE.substitute(
         title=html.escape(f"From image tags to masks: {dataset}"),
-        answer=sentences + frame_html(results(contents)),
+        answer=left_out_html(left_out) + sentences + frame_html(results(contents)),
         sections="\n".join(sections),
     )
     with atomic(report) as temporary:
-        temporary.write_text(page)
+        temporary.write_text(page, encoding="utf-8")
     with atomic(summary) as temporary:
-        temporary.write_text(summarise(contents))
+        temporary.write_text(summarise(contents) + left_out_text(left_out), encoding="utf-8")
 
 
 def _provenance(metrics: Metrics, runs: Mapping[str, Path]) -> list[str]:

@@ -21,7 +21,17 @@ from acr.datasets.base import Split, read_split, shard_of
 from acr.devices import device_of
 from acr.distributed import mean_count, on_all_devices
 from acr.files import read_json, write_resumably
-from acr.images import crop, read_image, read_mask, resize_image, resize_mask
+from acr.images import (
+    at_full_size,
+    check_mask,
+    crop,
+    read_image,
+    read_mask,
+    read_working_image,
+    resize_image,
+    resize_mask,
+    working_size,
+)
 from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_scales, maximum, upsample
 from acr.models.weights import load_state, load_weights
 from acr.shapes import VOID
@@ -67,24 +77,14 @@ class Sample:
         record, size = self.split.records[index], self.recipe.crop_size
         path = Path(self.masks) / f"{record.image_id}.png"
         image, mask = read_image(record.image), read_mask(path)
-        check_mask(mask, image, len(self.split.classes), path)
+        check_mask(mask, image.shape[:2], len(self.split.classes), path)
         image, mask = augment((image, mask), self.recipe.augmentations, rng)
         scale = rng.choice(self.recipe.crop_scales)
-        height, width = (max(1, round(scale * side)) for side in mask.shape)
+        height, width = (max(1, round(scale * side)) for side in working_size(*mask.shape))
         top, left = random_window(rng, height, width, size)
         image = crop(resize_image(image, height, width), top, left, size, self.fill)
         mask = crop(resize_mask(mask, height, width), top, left, size, VOID)
         return {"image": np.ascontiguousarray(image.transpose(2, 0, 1)), "mask": mask}
-
-
-def check_mask(mask: UInt8[np.ndarray, "H W"], image: UInt8[np.ndarray, "i j 3"], classes: int, path: Path) -> None:
-    """Refuses a mask of another size than its image, or with a value that is no class, by a ValueError."""
-    if mask.shape != image.shape[:2]:
-        size, expected = ("{} x {}".format(*shape) for shape in (mask.shape, image.shape[:2]))
-        raise ValueError(f"mask {path} is {size} pixels, but its image is {expected}; make the masks again")
-    largest = mask.max(where=mask != VOID, initial=0)
-    if largest > classes:
-        raise ValueError(f"mask {path} holds the value {largest}, but there are {classes} classes; check classes.txt")
 
 
 @torch.inference_mode()
@@ -155,8 +155,9 @@ def predict_shard(
     network = read_segmenter(model).to(device_of(how))
 
     def predicted(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
-        images = (read_image(record.image) for record in records[first:])
+        images = (read_working_image(record.image) for record in records[first:])
         scored = ((image, scores(network, image, wanted.scales)) for image in images)
-        return masks(scored, wanted.crf, how.workers)
+        made = zip(masks(scored, wanted.crf, how.workers), records[first:], strict=True)
+        return (at_full_size(mask, record.image) for mask, record in made)
 
     write_resumably(output, made_from, [record.image_id for record in records], predicted)

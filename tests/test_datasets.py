@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from acr import config
 from acr.datasets import coco14, voc12
 from acr.datasets.base import (
     Record,
+    Skipped,
     Split,
     check_files,
     check_split,
+    read_skipped,
     read_split,
     shard_of,
     write_classes,
+    write_skipped,
     write_split,
 )
 from acr.datasets.catalogue import fetch_dataset, write_splits
@@ -77,7 +81,13 @@ def test_what_is_written_is_read(split, tmp_path):
     [
         ((), ["'train' is empty"]),
         ((_record("a"), _record("a")), ["lists image 'a' twice"]),
-        ((_record("x/a"),), ["'x/a', which cannot name a file"]),
+        ((_record("x/a"),), ["'x/a', which cannot name files"]),
+        ((_record(".."),), ["'..', which cannot name files"]),
+        ((_record("/tmp/a"),), ["'/tmp/a', which cannot name files"]),
+        ((_record(".hidden"),), ["'.hidden', which cannot name files"]),
+        ((_record(""),), ["'', which cannot name files"]),
+        ((_record("a\nb"),), ["'a\\nb', which cannot name files"]),
+        ((_record("ü" * 100),), ["of 200 bytes; give it a name of at most 180"]),
         ((_record("a", "cat", "mouse"),), ["image 'a'", "'mouse'", "cat, dog, cow"]),
     ],
 )
@@ -119,10 +129,59 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
     write_image(tmp_path / "a.png", np.zeros((4, 6, 3), np.uint8))
     write_mask(tmp_path / "mask.png", np.zeros((6, 4), np.uint8))
     record = Record("a", tmp_path / "a.png", tmp_path / "mask.png", ())
-    with _raises("mask.png is 6 x 4 pixels, but its image is 4 x 6"):
-        check_files(Split("train", CLASSES, (record,)))
-    write_mask(tmp_path / "mask.png", np.zeros((4, 6), np.uint8))
-    check_files(Split("train", CLASSES, (record,)))
+    split = Split("train", CLASSES, (record,))
+    with _raises("mask.png is 6 x 4 pixels, but its image is 4 x 6; make it again at the size of its image"):
+        check_files(split, workers=0)
+    write_mask(tmp_path / "mask.png", np.full((4, 6), 3, np.uint8))
+    assert check_files(split, workers=0) == (split, [])
+    write_mask(tmp_path / "mask.png", np.full((4, 6), 4, np.uint8))
+    with _raises("mask.png holds the value 4, but the values of 3 classes are 0 (background) to 3 and 255 (void)"):
+        check_files(split, workers=0)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Five photographs, of which the second is cut short in its pixels and the fourth is text."""
+    split = Split("train", CLASSES, tuple(_record(name, "cat") for name in "abcde"))
+    records = tuple(replace(record, image=tmp_path / record.image) for record in split.records)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    for record in records:
+        write_image(record.image, noise)
+    records[1].image.write_bytes(records[1].image.read_bytes()[:-400])
+    records[3].image.write_text("no image")
+    return replace(split, records=records)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_photographs_that_cannot_be_read_are_left_out(photographs, workers):
+    kept, skipped = check_files(photographs, workers)
+    assert [record.image_id for record in kept.records] == ["a", "c", "e"]
+    assert [(item.split, item.image_id) for item in skipped] == [("train", "b"), ("train", "d")]
+    assert skipped[0].image == str(photographs.records[1].image)
+    assert "truncated" in skipped[0].reason
+    assert skipped[1].reason == "it is in no format of images"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_wrong_mask_is_one_sentence_from_any_process(photographs, tmp_path, workers):
+    write_image(tmp_path / "mask.png", np.zeros((40, 40, 3), np.uint8))
+    first, *others = photographs.records
+    with _raises("mask.png has pixels of mode RGB, but a mask must be an 8-bit palette or grey PNG"):
+        check_files(replace(photographs, records=(replace(first, mask=tmp_path / "mask.png"), *others)), workers)
+
+
+def test_a_split_without_any_readable_photograph_is_refused(photographs):
+    with _raises("none of the 2 photographs of split 'train' can be read", "d.jpg: it is in no format of images"):
+        check_files(replace(photographs, records=photographs.records[3:4] * 2), workers=0)
+
+
+def test_what_is_left_out_is_written_and_read(photographs, tmp_path):
+    _, skipped = check_files(photographs, workers=0)
+    skipped.append(Skipped("val", "ü, b", "images/ü, b.jpg", 'a "reason"'))
+    write_skipped(tmp_path / "skipped.csv", skipped)
+    assert read_skipped(tmp_path / "skipped.csv") == skipped
+    write_skipped(tmp_path / "skipped.csv", [])
+    assert (tmp_path / "skipped.csv").read_text() == "split,image_id,image,reason\n"
 
 
 # ---- textures ------------------------------------------------------------------------------------------------------------
@@ -140,8 +199,13 @@ def test_textures_are_generated_once_and_split(tmp_path):
         "generated": {"train": 3, "val": 2, "size": 32, "random_state": 0},
     }
 
-    write_splits(recipe=config.canonical(data), folder=tmp_path / "splits")
-    assert {path.name for path in (tmp_path / "splits").iterdir()} == {"learn.csv", "hold.csv", "classes.txt"}
+    write_splits(recipe=config.canonical(data), execution={"workers": 0}, folder=tmp_path / "splits")
+    assert {path.name for path in (tmp_path / "splits").iterdir()} == {
+        "learn.csv",
+        "hold.csv",
+        "classes.txt",
+        "skipped.csv",
+    }
     learn, hold = (read_split(tmp_path / "splits" / f"{name}.csv") for name in ("learn", "hold"))
     assert [record.image_id for record in learn.records] == ["train_0000", "train_0001", "train_0002"]
     assert [record.image_id for record in hold.records] == ["val_0000", "val_0001"]
@@ -153,7 +217,9 @@ def test_textures_are_generated_once_and_split(tmp_path):
 
 def test_textures_that_were_not_fetched_are_missed(tmp_path):
     with _raises("labels.csv does not exist"):
-        write_splits(recipe=config.canonical(config.Textures(root=str(tmp_path))), folder=tmp_path / "splits")
+        write_splits(
+            recipe=config.canonical(config.Textures(root=str(tmp_path))), execution={"workers": 0}, folder=tmp_path / "splits"
+        )
 
 
 # ---- voc12 ---------------------------------------------------------------------------------------------------------------
@@ -192,7 +258,7 @@ def _voc(root: Path, train: str = "train") -> str:
 
 
 def _splits(recipe: str, folder: Path, *names: str) -> list[Split]:
-    write_splits(recipe=recipe, folder=folder)
+    write_splits(recipe=recipe, execution={"workers": 0}, folder=folder)
     return [read_split(folder / f"{name}.csv") for name in names]
 
 
@@ -252,7 +318,7 @@ def test_without_annotations_a_table_and_without_a_table_the_masks_give_the_tags
 def test_an_existing_devkit_is_found_and_not_touched(devkit, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in devkit.rglob("*")}
     fetch_dataset(recipe=_voc(devkit, "train_aug"), manifest=tmp_path / "manifest.json")
-    write_splits(recipe=_voc(devkit, "train_aug"), folder=tmp_path / "splits")
+    write_splits(recipe=_voc(devkit, "train_aug"), execution={"workers": 0}, folder=tmp_path / "splits")
     assert before == {path: path.stat().st_mtime_ns for path in devkit.rglob("*")}
     assert read_json(tmp_path / "manifest.json") == {"kind": "voc12", "root": str(devkit), "archives": {}}
 
@@ -261,6 +327,42 @@ def test_relative_roots_stay_relative(devkit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (train,) = _splits(_voc(Path("devkit")), Path("splits"), "train")
     assert train.records[0].image == Path("devkit/VOC2012/JPEGImages/2007_2.jpg")
+
+
+def test_spaces_unicode_byte_order_marks_and_windows_line_ends_are_read(devkit, tmp_path):
+    folder = devkit / "VOC2012"
+    (folder / "Annotations").rename(tmp_path / "away")
+    names = {"2007_1": "Käse 一, no. 1", "2007_2": "日本 e\u0301"}
+    for old, new in names.items():
+        (folder / f"JPEGImages/{old}.jpg").rename(folder / f"JPEGImages/{new}.jpg")
+        (folder / f"SegmentationClass/{old}.png").rename(folder / f"SegmentationClass/{new}.png")
+    first, second = names.values()
+    listed = "\ufeff" + f"{first}\r\n\r\n{second}  \r\n"
+    (folder / "ImageSets/Segmentation/train.txt").write_bytes(listed.encode())
+    table = "\ufeff" + f'image_id,labels\r\n"{first}",dog cat\r\n{second},\r\n2007_3,cat\r\n'
+    (folder / "labels.csv").write_bytes(table.encode())
+    (train,) = _splits(_voc(devkit), tmp_path / "splits", "train")
+    assert _labels(train) == {first: ("cat", "dog"), second: ()}
+
+
+def test_text_that_is_not_utf8_is_refused(devkit, tmp_path):
+    (devkit / "VOC2012/ImageSets/Segmentation/train.txt").write_bytes("2007_1\nKäse\n".encode("latin-1"))
+    with _raises("train.txt is not UTF-8 text (byte 8 is none); save it as UTF-8"):
+        _splits(_voc(devkit), tmp_path / "splits", "train")
+
+
+def test_an_unreadable_photograph_is_left_out_or_ends_the_run(devkit, tmp_path, caplog):
+    (devkit / "VOC2012/JPEGImages/2007_1.jpg").write_text("text")
+    (train,) = _splits(_voc(devkit), tmp_path / "splits", "train")
+    assert [record.image_id for record in train.records] == ["2007_2"]
+    (item,) = read_skipped(tmp_path / "splits" / "skipped.csv")
+    assert item[:2] == ("train", "2007_1")
+    assert f"train: {item.image} cannot be read as an image (it is in no format of images) and is left out" in caplog.text
+    assert "1 photographs cannot be read and are left out" in caplog.text
+    recipe = config.canonical(config.Voc12(root=str(devkit), train="train", on_unreadable="fail"))
+    with _raises("2007_1.jpg cannot be read as an image", "replace it, or set on_unreadable of the data set to skip"):
+        write_splits(recipe=recipe, execution={"workers": 0}, folder=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 VOC = "VOC2012"
@@ -272,10 +374,12 @@ LISTS = "VOC2012/ImageSets/Segmentation"
     [
         (f"{LISTS}/train.txt", None, ["train.txt does not exist", "must list the images"]),
         (f"{LISTS}/train.txt", "", ["'train' is empty"]),
-        (f"{LISTS}/train.txt", "2007_1 2007_1", ["'2007_1' twice"]),
+        (f"{LISTS}/train.txt", "2007_1\n2007_1", ["'2007_1' twice"]),
+        (f"{LISTS}/train.txt", "2007_2\n../2007_1\n", ["train.txt lists the image '../2007_1', which cannot name files"]),
         (f"{LISTS}/train.txt", "2007_9", ["2007_9.xml does not exist"]),
         (f"{VOC}/JPEGImages/2007_1.jpg", None, ["2007_1.jpg does not exist"]),
-        (f"{VOC}/JPEGImages/2007_1.jpg", "text", ["2007_1.jpg cannot be read as an image"]),
+        (f"{VOC}/JPEGImages/2007_3.jpg", "text", ["none of the 1 photographs of split 'val' can be read", "2007_3.jpg"]),
+        (f"{VOC}/SegmentationClass/2007_3.png", "", ["mask", "2007_3.png cannot be read as an image (it is empty)"]),
         (f"{VOC}/SegmentationClass/2007_3.png", None, ["2007_3.png does not exist"]),
         (f"{VOC}/Annotations/2007_1.xml", "<annotation>", ["2007_1.xml is not valid XML"]),
         (
@@ -290,7 +394,7 @@ def test_a_damaged_devkit_is_refused_and_nothing_written(devkit, tmp_path, path,
     if content is not None:
         (devkit / path).write_text(content)
     with _raises(*parts):
-        write_splits(recipe=_voc(devkit), folder=tmp_path / "splits")
+        write_splits(recipe=_voc(devkit), execution={"workers": 0}, folder=tmp_path / "splits")
     assert not (tmp_path / "splits").exists()
 
 
@@ -298,6 +402,7 @@ def test_a_damaged_devkit_is_refused_and_nothing_written(devkit, tmp_path, path,
     ("table", "parts"),
     [
         ("image_id,labels\n2007_1,cat\n", ["labels.csv has no row for image '2007_2'"]),
+        ("image_id,labels\n2007_1,cat\n2007_1,dog\n", ["labels.csv lists image '2007_1' twice"]),
         ("image,tags\n2007_1,cat\n", ["labels.csv has the columns ['image', 'tags']"]),
         ("image_id,labels\n2007_1,cat\n2007_2,unicorn\n", ["image '2007_2'", "'unicorn'"]),
         (None, ["2007_2.png holds the value 21", "end at 20"]),
@@ -309,13 +414,13 @@ def test_tags_that_cannot_be_had_are_told(devkit, tmp_path, table, parts):
     if table is not None:
         (devkit / VOC / "labels.csv").write_text(table)
     with _raises(*parts):
-        write_splits(recipe=_voc(devkit), folder=tmp_path / "splits")
+        write_splits(recipe=_voc(devkit), execution={"workers": 0}, folder=tmp_path / "splits")
 
 
 def test_sbds_images_have_no_mask_to_read_tags_off(devkit, tmp_path):
     (devkit / VOC / "Annotations").rename(tmp_path / "away")
     with _raises("'2007_4' has no mask to read its tags off"):
-        write_splits(recipe=_voc(devkit, "train_aug"), folder=tmp_path / "splits")
+        write_splits(recipe=_voc(devkit, "train_aug"), execution={"workers": 0}, folder=tmp_path / "splits")
 
 
 def test_a_root_that_is_no_devkit_is_told(tmp_path):
@@ -432,6 +537,15 @@ def test_compressed_runs_are_read_like_plain_ones():
     masks = [coco14.rasterise(item, {3: 1}, 4, 6) for item in objects]
     np.testing.assert_array_equal(*masks)
     assert masks[0].sum() == 4
+
+
+def test_a_coco_photograph_outside_its_folder_is_refused(coco, tmp_path):
+    path = coco / "annotations" / "instances_train2014.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = "../val2014/COCO_val2014_000000000001.jpg"
+    path.write_text(json.dumps(content))
+    with _raises("'../val2014/COCO_val2014_000000000001', which cannot name files"):
+        write_splits(recipe=_coco(coco), execution={"workers": 0}, folder=tmp_path / "splits")
 
 
 def test_coco_without_a_splits_annotations_is_refused(coco, tmp_path):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from acr.config import Predictions, PseudoLabels, Row, Seeds, Table, canonical
-from acr.datasets.base import Record, Split, read_split, write_classes, write_split
+from acr.datasets.base import Record, Skipped, Split, read_split, write_classes, write_skipped, write_split
 from acr.files import read_json, write_arrays, write_json
 from acr.images import write_image, write_mask
 from acr.measures import identity
@@ -99,6 +99,7 @@ def run(tmp_path):
         files = [(tmp_path / "images" / f"{i}.png", tmp_path / "masks" / f"{i}.png") for i in ids]
         records = tuple(Record(i, *paths, ("cat", "dog")) for i, paths in zip(ids, files, strict=True))
         write_split(folder / f"splits/{name}.csv", Split(name, SPLIT.classes, records))
+    write_skipped(folder / "splits/skipped.csv", [])
     for name, refine in (("acr", True), ("star", False)):
         maps = ((f"train_{number}", rng.random((2, 2, 2)).astype(np.float16)) for number in range(10))
         write_arrays(folder / f"seeds/{name}/maps.npz", maps)
@@ -147,7 +148,7 @@ def write(folder, **other):
         "tables": sorted(folder.glob("tables/*.md")),
         **other,
     }
-    splits = {name: folder / f"splits/{name}.csv" for name in ("train", "val")}
+    splits = {name: folder / f"splits/{name}.csv" for name in ("train", "val", "skipped")}
     write_report(dataset="toy", **splits, **files, report=folder / "report.html", summary=folder / "summary.txt")
     return (folder / "report.html").read_text()
 
@@ -201,6 +202,19 @@ def test_the_answer_comes_first(run):
     assert len(sentences) == 3
     assert all(page.index(sentence) < page.index("<table") < page.index("<h2>") for sentence in sentences)
     assert (run / "summary.txt").read_text().endswith(sentences[-1] + "\n")
+
+
+def test_photographs_that_were_left_out_are_named(run):
+    assert "left out" not in write(run) + (run / "summary.txt").read_text()
+    skipped = [Skipped("train", "a b", "images/a <b>.jpg", "it is empty"), Skipped("val", "ü", "images/ü.jpg", "cut short")]
+    write_skipped(run / "splits/skipped.csv", skipped)
+    page = write(run)
+    assert "2 photographs could not be read and were left out" in page
+    assert "train: images/a &lt;b&gt;.jpg (it is empty)\nval: images/ü.jpg (cut short)" in page
+    assert page.index("left out") < page.index("<h2>")
+    assert (run / "summary.txt").read_text().endswith("could not be read and were left out; see splits/skipped.csv.\n")
+    write_skipped(run / "splits/skipped.csv", skipped[:1])
+    assert "1 photograph could not be read and was left out" in write(run)
 
 
 def test_equal_results_give_an_equal_page(run):

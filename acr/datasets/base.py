@@ -1,20 +1,25 @@
 """What every data set looks like to the pipeline: a split is a named list of records and the names of its classes."""
 
 import csv
+import io
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 from tqdm import tqdm
 
 from acr.files import atomic
-from acr.images import image_size
+from acr.images import UnreadableError, check_mask, read_image, read_mask
+from acr.processes import in_processes
 from acr.shapes import VOID
 
 COLUMNS = ("image_id", "image", "mask", "labels")
+LONGEST_ID = 180  # bytes: files are written under longer temporary names, of which a file system takes 255
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,15 @@ class Split:
         return tags
 
 
+class Skipped(NamedTuple):
+    """A photograph that was left out of its split because it could not be read."""
+
+    split: str
+    image_id: str
+    image: str
+    reason: str
+
+
 def shard_of(split: Split, shard: str) -> Split:
     """The records of a shard such as `1-of-4`: every fourth from the second on; all shards share out the split."""
     index, count = map(int, shard.split("-of-"))
@@ -69,10 +83,20 @@ def check_split(split: Split) -> None:
     for record in split.records:
         if record.image_id in seen:
             raise ValueError(f"split {split.name!r} lists image {record.image_id!r} twice; each image must be listed once")
-        if record.image_id != Path(record.image_id).name:
-            raise ValueError(f"split {split.name!r} lists {record.image_id!r}, which cannot name a file; leave out its folder")
+        check_id(record.image_id, f"split {split.name!r}")
         seen.add(record.image_id)
         check_labels(record.labels, split.classes, f"image {record.image_id!r} of split {split.name!r}")
+
+
+def check_id(image_id: str, where: str) -> None:
+    """Refuses an image id that cannot name files of its own folder, with a ValueError that says `where` it is listed."""
+    unprintable = any(unicodedata.category(letter) == "Cc" for letter in image_id)
+    if not image_id or image_id != Path(image_id).name or image_id.startswith(".") or unprintable:
+        raise ValueError(
+            f"{where} lists the image {image_id!r}, which cannot name files; leave out folders, leading dots and line ends"
+        )
+    if (size := len(image_id.encode())) > LONGEST_ID:
+        raise ValueError(f"{where} lists the image {image_id!r} of {size} bytes; give it a name of at most {LONGEST_ID}")
 
 
 def check_labels(labels: Iterable[str], classes: Sequence[str], where: str) -> None:
@@ -85,19 +109,65 @@ def check_labels(labels: Iterable[str], classes: Sequence[str], where: str) -> N
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def check_files(split: Split) -> None:
-    """Refuses a split whose photographs or masks are missing, unreadable by their headers or of different sizes.
+def check_files(split: Split, workers: int) -> tuple[Split, list[Skipped]]:
+    """The split without the photographs that cannot be read, and those; every file is decoded, by `workers` processes.
 
     Raises:
-        ValueError: names the first such file.
+        ValueError: names the first file that is missing, or the first mask that is unreadable, of another size than its
+            photograph, in colour or with a value that is no class; or no photograph is left.
     """
-    for record in tqdm(split.records, desc=f"checking {split.name}", unit="image", disable=None):
-        size = image_size(record.image)
-        if record.mask is not None and image_size(record.mask) != size:
-            height, width = image_size(record.mask)
-            raise ValueError(
-                f"mask {record.mask} is {height} x {width} pixels, but its image is {size[0]} x {size[1]}; they must be equal"
-            )
+    tasks = ((record, len(split.classes)) for record in split.records)
+    progress = {"desc": f"checking {split.name}", "unit": "image", "disable": None}
+    reasons = list(tqdm(in_processes(_fault, tasks, workers), total=len(split.records), **progress))
+    faults = [(record, reason) for record, reason in zip(split.records, reasons, strict=True) if reason]
+    skipped = [Skipped(split.name, record.image_id, str(record.image), reason) for record, reason in faults]
+    kept = tuple(record for record, reason in zip(split.records, reasons, strict=True) if not reason)
+    if skipped and not kept:
+        first = f"{skipped[0].image}: {skipped[0].reason}"
+        raise ValueError(f"none of the {len(skipped)} photographs of split {split.name!r} can be read ({first}); replace them")
+    return replace(split, records=kept), skipped
+
+
+def _fault(record: Record, classes: int) -> str:
+    """Why the photograph of a record cannot be read, nothing where it can; a mask that cannot be used is a ValueError."""
+    try:
+        size = read_image(record.image).shape[:2]
+    except UnreadableError as error:
+        return error.args[1]
+    if record.mask is not None:
+        check_mask(_read_true_mask(record.mask), size, classes, record.mask)
+    return ""
+
+
+def _read_true_mask(path: Path) -> np.ndarray:
+    try:
+        return read_mask(path)
+    except UnreadableError as error:
+        raise ValueError(f"mask {path} cannot be read as an image ({error.args[1]}); replace it") from None
+
+
+def write_skipped(path: str | Path, skipped: Iterable[Skipped]) -> None:
+    """Writes the table of the photographs that were left out; only its header where none was."""
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows((Skipped._fields, *skipped))
+
+
+def read_skipped(path: str | Path) -> list[Skipped]:
+    """What `write_skipped` wrote."""
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return [Skipped(**row) for row in csv.DictReader(file)]
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file that the user has; a byte order mark is dropped and every line ends with a line feed.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start} is none); save it as UTF-8") from None
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
@@ -109,7 +179,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist, but must hold the names of the classes, one a line")
-    classes = tuple(path.read_text().splitlines())
+    classes = tuple(read_text(path).splitlines())
     if not 0 < len(classes) < VOID:
         raise ValueError(f"{path} holds {len(classes)} classes, but an 8-bit mask has room for 1 to {VOID - 1}")
     for name in classes:
@@ -127,11 +197,10 @@ def read_split(csv_path: str | Path) -> Split:
     path = Path(csv_path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist, but must be the table of a split; run the splits' rule first")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{path} has the columns {reader.fieldnames}, but must have {','.join(COLUMNS)}")
-        records = tuple(_record(row, path, line) for line, row in enumerate(reader, start=2))
+    reader = csv.DictReader(io.StringIO(read_text(path)))
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise ValueError(f"{path} has the columns {reader.fieldnames}, but must have {','.join(COLUMNS)}")
+    records = tuple(_record(row, path, line) for line, row in enumerate(reader, start=2))
     split = Split(path.stem, read_classes(path.with_name("classes.txt")), records)
     check_split(split)
     return split
@@ -139,7 +208,7 @@ def read_split(csv_path: str | Path) -> Split:
 
 def write_split(csv_path: str | Path, split: Split) -> None:
     """Writes the table that `read_split` reads; `classes.txt` is written apart, since splits share it."""
-    with atomic(csv_path) as temporary, temporary.open("w", newline="") as file:
+    with atomic(csv_path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for record in split.records:
@@ -149,7 +218,7 @@ def write_split(csv_path: str | Path, split: Split) -> None:
 def write_classes(path: str | Path, classes: Sequence[str]) -> None:
     """Writes the names that `read_classes` reads."""
     with atomic(path) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in classes))
+        temporary.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
 
 
 def _record(row: dict[str, str | None], path: Path, line: int) -> Record:

@@ -2,13 +2,23 @@
 
 import csv
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from acr import config
-from acr.config import Textures
+from acr.config import Execution, Textures
 from acr.datasets import coco14, textures, voc12
-from acr.datasets.base import Record, Split, check_files, check_split, write_classes, write_split
+from acr.datasets.base import (
+    Record,
+    Skipped,
+    Split,
+    check_files,
+    check_split,
+    write_classes,
+    write_skipped,
+    write_split,
+)
 from acr.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -28,26 +38,42 @@ def fetch_dataset(*, recipe: str, manifest: str | Path) -> None:
     write_json(manifest, {"kind": data.kind, "root": data.root, **fetch(data)})
 
 
-def write_splits(*, recipe: str, folder: str | Path) -> None:
-    """Writes {train}.csv and {val}.csv of the recipe's two splits, and classes.txt, into `folder`.
+def write_splits(*, recipe: str, execution: Mapping[str, Any], folder: str | Path) -> None:
+    """Writes {train}.csv and {val}.csv of the recipe's two splits, classes.txt and skipped.csv into `folder`.
 
-    Paths in the tables are relative to the working directory where the recipe's root is.
+    Paths in the tables are relative to the working directory where the recipe's root is. All files are checked once and
+    whole, here, in `execution.workers` processes: a photograph that cannot be read is left out and listed in skipped.csv.
 
     Raises:
-        ValueError: a list is missing or empty, an image or mask is missing or damaged, their sizes differ, or a label is
-            no class; nothing is written then.
+        ValueError: a list is missing or empty, a file is missing, a mask is damaged or does not fit its photograph, a
+            label is no class, or a photograph cannot be read where the recipe says `on_unreadable: fail`; nothing is
+            written then.
     """
-    data = config.load_dataset(recipe)
+    data, how = config.load_dataset(recipe), config.build(Execution, execution, "execution")
     _, read = _KINDS[data.kind]
-    splits = [read(data, name) for name in dict.fromkeys((data.train, data.val))]
-    for split in splits:
+    listed = [read(data, name) for name in dict.fromkeys((data.train, data.val))]
+    for split in listed:
         check_split(split)
-        check_files(split)
-    write_classes(Path(folder) / "classes.txt", splits[0].classes)
-    for split in splits:
+    checked = [check_files(split, how.workers) for split in listed]
+    skipped = [item for _, items in checked for item in items]
+    _report(skipped, data.on_unreadable)
+    write_classes(Path(folder) / "classes.txt", listed[0].classes)
+    write_skipped(Path(folder) / "skipped.csv", skipped)
+    for split, _ in checked:
         write_split(Path(folder) / f"{split.name}.csv", split)
         masks = sum(record.mask is not None for record in split.records)
         logger.info("%s: %d images, %d of them with a mask", split.name, len(split.records), masks)
+
+
+def _report(skipped: Sequence[Skipped], on_unreadable: str) -> None:
+    """Names the photographs that cannot be read in the log, or refuses the first of them."""
+    for item in skipped:
+        sentence = f"{item.image} cannot be read as an image ({item.reason})"
+        if on_unreadable == "fail":
+            raise ValueError(f"{sentence}; replace it, or set on_unreadable of the data set to skip")
+        logger.warning("%s: %s and is left out", item.split, sentence)
+    if skipped:
+        logger.warning("%d photographs cannot be read and are left out", len(skipped))
 
 
 def _fetch_textures(data: Textures) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def read(data: Coco14, name: str) -> Split:
         present = {item["category_id"] for item in objects}
         labels = tuple(label for category, label in names.items() if category in present)
         path = root / f"{name}2014" / image["file_name"]
-        records.append(Record(path.stem, path, _mask_path(root, name, image), labels))
+        image_id = str(Path(image["file_name"]).with_suffix(""))  # with its folder, if it has one, which is refused
+        records.append(Record(image_id, path, _mask_path(root, name, image), labels))
     return Split(name, tuple(names.values()), tuple(records))
 
 

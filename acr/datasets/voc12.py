@@ -1,6 +1,7 @@
 """PASCAL VOC 2012, and its training split enlarged by the images of the Semantic Boundaries Dataset (SBD)."""
 
 import csv
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from acr.config import Voc12
-from acr.datasets.base import Record, Split, check_labels
+from acr.datasets.base import Record, Split, check_id, check_labels, read_text
 from acr.datasets.download import Archive, provide
 from acr.images import read_mask
 from acr.shapes import BACKGROUND, VOID
@@ -56,7 +57,7 @@ def enlarged(train: list[str], val: list[str], sbd: list[str]) -> list[str]:
     return sorted({*train, *sbd} - {*val})
 
 
-def tags_in_xml(annotation: str) -> set[str]:
+def tags_in_xml(annotation: str | bytes) -> set[str]:
     """The names of the objects of an XML annotation; parts of objects do not count, difficult and truncated objects do.
 
     That is the habit of the field since PSA's class labels: `difficult` was meant for the detection challenge.
@@ -108,7 +109,10 @@ def _list_path(root: Path, name: str) -> Path:
 def _listed(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist, but must list the images of a split; check the data set's root and splits")
-    return path.read_text().split()
+    ids = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    for image_id in ids:
+        check_id(image_id, str(path))
+    return ids
 
 
 def _tags(folder: Path, name: str, masks: dict[str, Path]) -> Callable[[str], set[str]]:
@@ -129,17 +133,21 @@ def _xml_tags(path: Path) -> set[str]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist, but must hold the tags of an image; unpack the data set again")
     try:
-        return tags_in_xml(path.read_text())
+        return tags_in_xml(path.read_bytes())
     except ET.ParseError as error:
         raise ValueError(f"{path} is not valid XML ({error}); unpack the data set again") from None
 
 
 def _table(path: Path) -> dict[str, str]:
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"image_id", "labels"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {reader.fieldnames}, but must have image_id and labels")
-        return {row["image_id"]: row["labels"] or "" for row in reader}
+    reader = csv.DictReader(io.StringIO(read_text(path)))
+    if not {"image_id", "labels"} <= set(reader.fieldnames or ()):
+        raise ValueError(f"{path} has the columns {reader.fieldnames}, but must have image_id and labels")
+    labels: dict[str, str] = {}
+    for row in reader:
+        if row["image_id"] in labels:
+            raise ValueError(f"{path} lists image {row['image_id']!r} twice; each image must be listed once")
+        labels[row["image_id"]] = row["labels"] or ""
+    return labels
 
 
 def _row(labels: dict[str, str], image_id: str, table: Path) -> set[str]:

@@ -24,6 +24,7 @@ rule splits:
         train=split("train"),
         val=split("val"),
         classes="results/{dataset}/splits/classes.txt",
+        skipped="results/{dataset}/splits/skipped.csv",
         provenance="results/{dataset}/splits/provenance.json",
     log:
         "logs/{dataset}/splits/splits.log",

@@ -10,6 +10,9 @@ rule figures:
         Path("logs") / PLAN.dataset / "figures.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         recipe=SHOWN,
         code=code("write_figures.py"),
@@ -28,6 +31,7 @@ rule report:
             for section in ("classifiers", "affinities", "segmenters")
             for file in made(section, f"results/{{dataset}}/{section}/{{name}}/history.csv")
         ],
+        skipped=RESULTS / "splits" / "skipped.csv",
         tables=made("tables", "results/{dataset}/tables/{name}.md"),
     output:
         report=RESULTS / "report.html",
@@ -37,6 +41,9 @@ rule report:
         Path("logs") / PLAN.dataset / "report.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         recipe=SHOWN,
         dataset=PLAN.dataset,

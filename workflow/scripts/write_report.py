@@ -8,6 +8,7 @@ with job(snakemake):
         dataset=snakemake.params.dataset,
         train=snakemake.input.train,
         val=snakemake.input.val,
+        skipped=snakemake.input.skipped,
         metrics=snakemake.input.metrics,
         seeds=snakemake.input.seeds,
         pseudo_labels=snakemake.params.pseudo_labels,

@@ -6,5 +6,6 @@ from acr.jobs import job
 with job(snakemake):
     write_splits(
         recipe=snakemake.params.recipe,
+        execution=snakemake.config["execution"],
         folder=snakemake.params.folder,
     )
