@@ -6,10 +6,12 @@ checkpoint of a training run, the journal of a shard) or of none, and `sweep` re
 
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
 import shutil
+import struct
 import uuid
 import zipfile
 import zlib
@@ -24,6 +26,7 @@ from tqdm import tqdm
 log = logging.getLogger(__name__)
 UNFINISHED = ".unfinished-"
 PROVENANCE = "provenance.json"  # written last into the folder of an artefact, for which it stands
+ENTRY = struct.Struct("<II")  # before each array of a journal: length and CRC-32 of what follows
 
 
 @contextmanager
@@ -49,11 +52,12 @@ def unfinished(path: Path, suffix: str) -> Path:
 
 def sweep(folder: str | Path) -> None:
     """Removes what killed jobs left in `folder` and below, but for what lets an unfinished artefact be gone on with."""
-    for path in Path(folder).rglob(f"{UNFINISHED}*"):
-        name, kind = path.name.removeprefix(UNFINISHED).rsplit(".", 1)
+    for path in list(Path(folder).rglob(f"{UNFINISHED}*")):
+        name, _, kind = path.name.removeprefix(UNFINISHED).rpartition(".")
         if kind == "journal" or (kind == "checkpoint" and not (path.with_name(name) / PROVENANCE).exists()):
             continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # one may lie in another that is gone by now
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def hold(path: str | Path) -> TextIO | None:
@@ -176,17 +180,20 @@ def _rewind_to_end(stream: BinaryIO, header: np.ndarray) -> int:
 
 
 def _append(stream: BinaryIO, array: np.ndarray) -> None:
-    """Adds an entry to a journal: the array as .npy, and the checksum that tells a whole one from one cut short."""
-    array = np.ascontiguousarray(array)
-    np.lib.format.write_array(stream, array, allow_pickle=False)
-    stream.write(zlib.crc32(array.data).to_bytes(4, "little"))
+    """Adds an entry to a journal: ENTRY, which tells a whole one from one cut short, and the array as .npy."""
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
+    stream.write(ENTRY.pack(content.tell(), zlib.crc32(content.getbuffer())) + content.getbuffer())
     stream.flush()
 
 
 def _read_entry(stream: BinaryIO) -> np.ndarray | None:
-    """The next array of a journal, None where it ends or was cut short."""
-    try:
-        array = np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError):
+    """The next array of a journal; None where it ends or was cut short, whatever stands behind the cut."""
+    head = stream.read(ENTRY.size)
+    if len(head) < ENTRY.size:
         return None
-    return array if stream.read(4) == zlib.crc32(array.data).to_bytes(4, "little") else None
+    length, checksum = ENTRY.unpack(head)
+    content = stream.read(length)
+    if len(content) < max(length, 1) or zlib.crc32(content) != checksum:
+        return None
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)

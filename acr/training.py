@@ -260,8 +260,9 @@ def _save(run: Run, state: _State) -> None:
     content = {"made_from": json.dumps(run.made_from, sort_keys=True), "step": state.step, "history": state.history}
     content |= {"terms": state.terms, "objective": state.objective.state_dict()}
     content["optimiser"] = state.optimiser.state_dict() if state.optimiser else None
-    with atomic(run.checkpoint) as temporary:
-        torch.save(content, temporary)
+    # through Python, whose errors tell a full disk from others
+    with atomic(run.checkpoint) as temporary, temporary.open("wb") as stream:
+        torch.save(content, stream)
 
 
 def _resume(run: Run, state: _State) -> None:

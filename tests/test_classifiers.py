@@ -39,7 +39,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classifiers")
     data = canonical(Textures(root=str(folder / "data"), train_images=6, val_images=2, size=32))
     fetch_dataset(recipe=data, manifest=folder / "source.json")
-    write_splits(recipe=data, folder=folder)
+    write_splits(recipe=data, execution={"workers": 0}, folder=folder)
     return folder / "train.csv"
 
 
@@ -91,14 +91,15 @@ def test_a_sample_is_a_padded_crop_and_its_tags(split: Path) -> None:
 
 def test_a_trained_classifier_is_read_back_as_it_was(split: Path, tmp_path: Path) -> None:
     folder = tmp_path / "classifier"
-    arguments = {"split": str(split), "weights": None, "recipe": canonical(RECIPE), "execution": {"workers": 0}}
+    arguments = {
+        "split": str(split),
+        "weights": None,
+        "recipe": canonical(RECIPE),
+        "execution": {"workers": 0},
+        "made_from": {},
+    }
     train_classifier(folder=str(folder), **arguments)
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "history.csv",
-        "model.json",
-        "model.safetensors",
-        "provenance.json",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "model.json", "model.safetensors"]
     network = read_classifier(folder / "model.safetensors")
     assert not any(parameter.requires_grad for parameter in network.parameters())
     train_classifier(folder=str(tmp_path / "again"), **arguments)

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 
@@ -6,7 +5,7 @@ import numpy as np
 import pytest
 
 from acr.config import Crf
-from acr.crf import AHEAD, crf_mask, dense_crf, in_processes
+from acr.crf import crf_mask, dense_crf, masks
 
 SETTINGS = Crf(gaussian_xy=1.0, gaussian_weight=3.0, bilateral_xy=20.0, bilateral_rgb=5.0, bilateral_weight=5.0)
 
@@ -94,48 +93,14 @@ def test_the_input_is_left_as_it_was():
     assert (probabilities == copies[1]).all()
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_results_come_in_the_order_of_the_tasks(workers):
-    tasks = [(2, exponent) for exponent in range(12)]
-    assert list(in_processes(pow, tasks, workers)) == [2**exponent for exponent in range(12)]
-
-
-def test_work_is_done_in_other_processes():
-    pids = set(in_processes(os.getpid, [()] * 4, 1))
-    assert len(pids) == 1
-    assert os.getpid() not in pids
-
-
-def test_few_tasks_are_made_ahead():
-    made = []
-
-    def tasks():
-        for index in range(40):
-            made.append(index)
-            yield (index,)
-
-    results = in_processes(abs, tasks(), 2)
-    for count, result in enumerate(results):
-        assert result == count
-        assert len(made) <= count + 1 + 2 * AHEAD
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_failure_of_a_task_is_raised(workers):
-    with pytest.raises(ZeroDivisionError):
-        list(in_processes(divmod, [(1, 1), (1, 0), (1, 1)], workers))
-    assert hasattr(sys.modules["__main__"], "__file__")
-
-
-def test_a_script_without_a_guard_is_not_run_again_by_its_processes(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        f"import pathlib\npathlib.Path({str(tmp_path / 'runs')!r}).open('a').write('run ')\n"
-        "from acr.crf import in_processes\nprint(list(in_processes(abs, [(-1,), (-2,)], 2)))\n"
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=100)
-    assert done.stdout == "[1, 2]\n"
-    assert (tmp_path / "runs").read_text() == "run "
+def test_masks_are_the_best_labels_after_the_crf_where_there_is_one():
+    image, truth = two_colours()
+    noisy = truth.copy()
+    noisy[4, 3] = 1
+    scored = [(image, believed(noisy, 2)), (image, believed(truth, 2))]
+    plain, sharpened = list(masks(scored, None, 0)), list(masks(scored, SETTINGS, 0))
+    assert [(mask != truth).sum() for mask in plain] == [1, 0]
+    assert [(mask != truth).sum() for mask in sharpened] == [0, 0]
 
 
 def test_the_processes_do_without_torch():

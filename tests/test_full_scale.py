@@ -35,7 +35,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("full")
     data = canonical(Textures(root=str(folder / "data"), train_images=1, val_images=1))
     fetch_dataset(recipe=data, manifest=folder / "source.json")
-    write_splits(recipe=data, folder=folder)
+    write_splits(recipe=data, execution={"workers": 0}, folder=folder)
     return folder / "train.csv"
 
 
@@ -51,7 +51,8 @@ def history(folder: Path) -> dict[str, float]:
 def test_vit_hybrid_learns_and_makes_a_seed(plan: Plan, split: Path) -> None:
     classifier, folder = plan.recipe("classifiers", "acr"), split.parent / "classifier"
     assert (classifier.backbone, classifier.image_size, classifier.activation) == ("vit_base_r50_s16_384", 384, 100)
-    train_classifier(split=str(split), weights=None, recipe=one_step(classifier), execution=EXECUTION, folder=str(folder))
+    common = {"split": str(split), "execution": EXECUTION, "made_from": {}}
+    train_classifier(weights=None, recipe=one_step(classifier), folder=str(folder), **common)
     terms = history(folder)
     # five classes at random: each view's loss is near -log(1/2)
     assert 1.0 < terms["classification"] < 2.5
@@ -60,7 +61,7 @@ def test_vit_hybrid_learns_and_makes_a_seed(plan: Plan, split: Path) -> None:
     seeds = canonical(plan.recipe("seeds", "acr"))
     output = split.parent / "maps.npz"
     model = str(folder / "model.safetensors")
-    seed_shard(split=str(split), model=model, recipe=seeds, execution=EXECUTION, shard="0-of-1", output=str(output))
+    seed_shard(model=model, recipe=seeds, shard="0-of-1", output=str(output), **common)
     record = read_split(split).records[0]
     maps = Arrays(output)[record.image_id]
     assert maps.shape == (len(record.labels), 24, 24)
@@ -73,14 +74,14 @@ def test_affinity_network_learns_and_walks(plan: Plan, split: Path) -> None:
     truth = read_mask(record.mask)
     maps = np.stack([truth[4::8, 4::8] == index + 1 for index in data.class_indices(record)]).astype(np.float16)
     write_arrays(folder / "maps.npz", [(record.image_id, maps)])
-    labels = canonical(recipe.labels)
-    common = {"split": str(split), "maps": str(folder / "maps.npz"), "execution": EXECUTION, "shard": "0-of-1"}
-    label_shard(recipe=labels, output=str(folder / "labels.npz"), **common)
-    arguments = {"split": str(split), "labels": str(folder / "labels.npz"), "weights": None, "execution": EXECUTION}
-    train_affinity(recipe=one_step(recipe), folder=str(folder), **arguments)
+    common = {"split": str(split), "execution": EXECUTION, "made_from": {}}
+    shard = {"maps": str(folder / "maps.npz"), "shard": "0-of-1", **common}
+    label_shard(recipe=canonical(recipe), output=str(folder / "labels.npz"), **shard)
+    labels = str(folder / "labels.npz")
+    train_affinity(recipe=one_step(recipe), folder=str(folder), labels=labels, weights=None, **common)
     assert history(folder)["loss"] > 0
     walk = canonical(replace(plan.recipe("pseudo_labels", "acr"), walk_steps=4))
-    pseudo_label_shard(model=str(folder / "model.safetensors"), recipe=walk, output=str(folder / "masks.npz"), **common)
+    pseudo_label_shard(model=str(folder / "model.safetensors"), recipe=walk, output=str(folder / "masks.npz"), **shard)
     assert Arrays(folder / "masks.npz")[record.image_id].shape == truth.shape
 
 
@@ -90,8 +91,9 @@ def test_deeplab_r101_learns_and_predicts(plan: Plan, split: Path) -> None:
     write_mask(folder / "masks" / f"{record.image_id}.png", read_mask(record.mask))
     recipe = plan.recipe("segmenters", "deeplab")
     assert (recipe.backbone, recipe.stride, recipe.dilations) == ("resnet101", 8, (6, 12, 18, 24))
-    arguments = {"split": str(split), "masks": str(folder / "masks"), "weights": None, "execution": EXECUTION}
-    train_segmenter(recipe=one_step(recipe), folder=str(folder), **arguments)
+    common = {"split": str(split), "execution": EXECUTION, "made_from": {}}
+    masks = str(folder / "masks")
+    train_segmenter(recipe=one_step(recipe), folder=str(folder), masks=masks, weights=None, **common)
     terms = history(folder)
     # six labels at random, and the loss is the sum over three scales and their maximum
     assert terms["scale_1"] == pytest.approx(np.log(6), abs=0.7)
@@ -99,8 +101,8 @@ def test_deeplab_r101_learns_and_predicts(plan: Plan, split: Path) -> None:
         sum(terms[key] for key in ("scale_1", "scale_0.5", "scale_0.75", "maximum")), rel=1e-4
     )
     predict = canonical(plan.recipe("predictions", "deeplab_crf"))
-    common = {"split": str(split), "model": str(folder / "model.safetensors"), "execution": EXECUTION, "shard": "0-of-1"}
-    predict_shard(recipe=predict, output=str(folder / "predicted.npz"), **common)
+    model = str(folder / "model.safetensors")
+    predict_shard(recipe=predict, model=model, shard="0-of-1", output=str(folder / "predicted.npz"), **common)
     mask = Arrays(folder / "predicted.npz")[record.image_id]
     assert mask.shape == read_mask(record.mask).shape
     assert mask.max() <= len(data.classes)

@@ -1,6 +1,10 @@
-"""The fingerprint of code: what counts, and what does not."""
+"""The fingerprint of code, what counts and what does not; and what stands beside an artefact."""
 
+import hashlib
 import json
+import platform
+import re
+from datetime import UTC, datetime
 
 import pytest
 
@@ -61,10 +65,45 @@ def test_code_that_the_script_reaches_changes_the_fingerprint(tree, name: str, o
     assert tree() != tree(name, old, new)
 
 
-def test_provenance_names_recipe_and_inputs(tmp_path) -> None:
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # the SHA-256 of abc
+
+
+def test_the_fingerprint_names_the_script(tree) -> None:
+    assert re.fullmatch(r"code of script\.py: [0-9a-f]{16}", tree())
+
+
+def test_a_source_is_recipe_inputs_and_code(tmp_path) -> None:
     (tmp_path / "input").write_bytes(b"abc")
-    write_provenance(tmp_path / "p.json", source('{"layers": 2}', [tmp_path / "input", None]))
-    content = json.loads((tmp_path / "p.json").read_text())
-    assert content["recipe"] == {"layers": 2}
-    assert content["inputs"] == {str(tmp_path / "input"): "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
-    assert content["versions"]["torch"].startswith("2.")
+    found = source('{"layers": 2}', [str(tmp_path / "input")], "code of a.py: 1")
+    assert found == {"recipe": {"layers": 2}, "inputs": {str(tmp_path / "input"): ABC}, "code": "code of a.py: 1"}
+    assert source(None, [], None) == {"recipe": None, "inputs": {}, "code": None}
+
+
+def test_provenance_holds_source_outputs_cost_versions_commit_and_date(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(provenance, "_commit", lambda: "f00d+")
+    (tmp_path / "a.json").write_bytes(b"abc")
+    cost = {"device": "cpu", "seconds": 1.5, "peak_memory_mb": 7}
+    write_provenance(tmp_path / "a.provenance.json", source(None, [], None), [tmp_path / "a.json"], cost)
+    content = json.loads((tmp_path / "a.provenance.json").read_text())
+    assert list(content) == ["recipe", "inputs", "code", "outputs", *cost, "versions", "commit", "made"]
+    assert content["outputs"] == {str(tmp_path / "a.json"): ABC}
+    assert {key: content[key] for key in cost} == cost
+    assert content["versions"]["python"] == platform.python_version()
+    assert set(content["versions"]) == {"python", *provenance.LIBRARIES}
+    assert content["commit"] == "f00d+"
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(content["made"])).total_seconds() < 60
+
+
+def test_a_folder_of_masks_counts_as_a_whole(tmp_path) -> None:
+    (tmp_path / "b.png").write_bytes(b"abc")
+    write_provenance(tmp_path / "provenance.json", source(None, [], None), [], {})
+    content = json.loads((tmp_path / "provenance.json").read_text())
+    assert content["outputs"] == {str(tmp_path / "provenance.json"): hashlib.sha256(f"b.png {ABC}\n".encode()).hexdigest()}
+
+
+def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance._commit() is None
+    monkeypatch.setenv("PATH", "")
+    assert provenance._commit() is None

@@ -123,6 +123,7 @@ def run(folder, model, count, **recipe):
             execution={"device": "cpu"},
             shard=f"{index}-of-{count}",
             output=output,
+            made_from={},
         )
     merge_masks(split=str(folder / "train.csv"), shards=[str(output) for output in outputs], folder=str(folder / name))
     return folder / name

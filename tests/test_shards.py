@@ -1,12 +1,14 @@
+"""Merged shards are what one shard would have been, in the order of the split."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from acr.datasets.base import Record, Split, write_classes, write_split
-from acr.files import write_arrays
+from acr.files import Arrays, write_arrays
 from acr.images import read_mask
-from acr.shards import merge_masks
+from acr.shards import gathered, merge_maps, merge_masks
 
 NAMES = ("b", "a", "c.2")
 
@@ -29,6 +31,34 @@ def shards(folder: Path, count: int, names: tuple[str, ...] = NAMES) -> list[str
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_merged_maps_are_those_of_one_shard(split, tmp_path, count: int):
+    (whole,) = shards(tmp_path, 1)
+    merge_maps(split=split, shards=shards(tmp_path, count), output=str(tmp_path / "deep" / "maps.npz"))
+    assert (tmp_path / "deep" / "maps.npz").read_bytes() == Path(whole).read_bytes()
+    assert list(Arrays(whole)) == list(NAMES)
+
+
+def test_arrays_are_gathered_from_whichever_shard_holds_them(split, tmp_path):
+    found = list(gathered(split, shards(tmp_path, 2)[::-1]))
+    assert [(name, mask.shape, int(mask.max())) for name, mask in found] == [
+        ("b", (3, 4), 0),
+        ("a", (3, 5), 1),
+        ("c.2", (3, 6), 2),
+    ]
+
+
+def test_journals_of_interrupted_shards_go_once_all_is_merged(split, tmp_path):
+    folder = tmp_path / "acr.shards"
+    folder.mkdir()
+    (folder / ".unfinished-1-of-7.npz.journal").touch()
+    with pytest.raises(ValueError, match="no shard holds"):
+        merge_maps(split=split, shards=shards(folder, 1, ("b",)), output=str(tmp_path / "maps.npz"))
+    assert (folder / ".unfinished-1-of-7.npz.journal").exists()
+    merge_maps(split=split, shards=shards(folder, 2), output=str(tmp_path / "maps.npz"))
+    assert sorted(path.name for path in folder.iterdir()) == ["1_0.npz", "2_0.npz", "2_1.npz"]
 
 
 def test_every_image_gets_its_mask(split, tmp_path):
@@ -55,7 +85,7 @@ def test_what_the_folder_held_before_is_gone(split, tmp_path):
 def test_a_missing_mask_is_named_and_nothing_is_written(split, tmp_path):
     before = set(tmp_path.iterdir())
     paths = shards(tmp_path, 1, ("b", "a"))
-    with pytest.raises(ValueError, match=r"no shard holds the mask of 'c\.2'"):
+    with pytest.raises(ValueError, match=r"^no shard holds 'c\.2' \(1 of 3 are missing\); run the shards again$"):
         merge_masks(split=split, shards=paths, folder=str(tmp_path / "masks"))
     assert set(tmp_path.iterdir()) - before == {Path(paths[0])}
 
