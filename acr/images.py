@@ -20,14 +20,11 @@ LARGEST = 2_000_000  # pixels at which networks and CRFs see a photograph; a CRF
 
 
 class UnreadableError(ValueError):
-    """The file of a photograph or mask is damaged; `args` are its path and the reason, the message is a sentence on both."""
+    """The file of a photograph or mask is damaged: a sentence that names it, and the bare `reason`."""
 
-    def __str__(self) -> str:
-        path, reason = self.args
-        return (
-            f"{path} cannot be read as an image ({reason}); replace it, "
-            "or run snakemake with --forcerun splits, which leaves unreadable photographs out"
-        )
+    def __init__(self, sentence: str, reason: str = "") -> None:
+        super().__init__(sentence)
+        self.reason = reason
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:
@@ -171,10 +168,14 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist, but an image was expected there; check the data set's root") from None
     except UnidentifiedImageError:  # whose message repeats the path
-        reason = "it is in no format of images" if Path(path).stat().st_size else "it is empty"
-        raise UnreadableError(path, reason) from None
+        raise _unreadable(path, "it is in no format of images" if Path(path).stat().st_size else "it is empty") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableError(path, str(error)) from None
+        raise _unreadable(path, str(error)) from None
+
+
+def _unreadable(path: str | Path, reason: str) -> UnreadableError:
+    way_out = "replace it, or run snakemake with --forcerun splits, which leaves unreadable photographs out"
+    return UnreadableError(f"{path} cannot be read as an image ({reason}); {way_out}", reason)
 
 
 _PALETTE = palette().tobytes()

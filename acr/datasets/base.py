@@ -133,7 +133,7 @@ def _fault(record: Record, classes: int) -> str:
     try:
         size = read_image(record.image).shape[:2]
     except UnreadableError as error:
-        return error.args[1]
+        return error.reason
     if record.mask is not None:
         check_mask(_read_true_mask(record.mask), size, classes, record.mask)
     return ""
@@ -143,7 +143,7 @@ def _read_true_mask(path: Path) -> np.ndarray:
     try:
         return read_mask(path)
     except UnreadableError as error:
-        raise ValueError(f"mask {path} cannot be read as an image ({error.args[1]}); replace it") from None
+        raise ValueError(f"mask {path} cannot be read as an image ({error.reason}); replace it") from None
 
 
 def write_skipped(path: str | Path, skipped: Iterable[Skipped]) -> None:

@@ -102,6 +102,6 @@ def _from_hub(model: str) -> dict[str, Tensor]:
     try:
         network = timm.create_model(model, pretrained=True)
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{model} could not be fetched from timm's hub ({reason}); give a local safetensors `file`") from None
+        way_out = "connect this machine to the network, or give a local safetensors `file`"
+        raise ValueError(f"weights.model is {model!r}, which could not be fetched from timm's hub; {way_out}") from error
     return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
