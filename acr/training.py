@@ -8,11 +8,11 @@ import functools
 import json
 import logging
 import math
-import pickle
 import signal
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -269,11 +269,10 @@ def _resume(run: Run, state: _State) -> None:
     """Brings `state` to where an interrupted run of the same source was; anything else is not used, and the log says so."""
     if not run.checkpoint.exists():
         return
-    try:
-        content = torch.load(run.checkpoint, map_location=device_of(run.execution), weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        log.warning("%s is damaged (%s) and is not used", run.checkpoint, str(error).splitlines()[0])
+    if damage := _damage(run.checkpoint):
+        log.warning("%s is damaged (%s) and is not used", run.checkpoint, damage)
         return
+    content = torch.load(run.checkpoint, map_location=device_of(run.execution), weights_only=True)
     if content["made_from"] != json.dumps(run.made_from, sort_keys=True):
         log.info("%s is of another recipe, of other inputs or of other code, and is not used", run.checkpoint)
         return
@@ -282,6 +281,15 @@ def _resume(run: Run, state: _State) -> None:
         state.optimiser.load_state_dict(content["optimiser"])
     state.step, state.history, state.terms = content["step"], content["history"], content["terms"]
     log.info("resumed at step %d", state.step)
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with an archive, None of a whole one; torch itself does not look at the checksums."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
+        return str(error) or type(error).__name__
 
 
 def save_trained(run: Run, module: nn.Module, description: Mapping[str, Any], history: History) -> None:

@@ -152,9 +152,11 @@ def logic(source: str) -> str:
     if not all(isinstance(node, ast.Import | ast.ImportFrom) for node in head):
         return "a statement that is no import"
     if isinstance(last, ast.With):
-        call = last.items[0].context_expr
-        if len(last.items) > 1 or len(last.body) > 1 or not isinstance(call, ast.Call) or ast.unparse(call.func) != "job":
-            return "more than one `with job(...)` around one call"
+        if len(last.body) > 1 or ", ".join(map(ast.unparse, last.items)) not in (
+            "job(snakemake)",
+            "job(snakemake) as made_from",
+        ):
+            return "more than one `with job(snakemake)` around one call"
         last = last.body[0]
     if not (isinstance(last, ast.Expr) and isinstance(last.value, ast.Call)):
         return "no call at the end"
@@ -193,14 +195,24 @@ def test_a_script_is_one_call(path):
         "f(g(s))",
         "f(a if s else b)",
         "f(s + 1)",
-        "with job(s):\n    f(s)\n    g(s)",
+        "with job(snakemake):\n    f(s)\n    g(s)",
         "with open(s):\n    f(s)",
-        "with job(s):\n    x = f(s)",
+        "with job(snakemake.log[0]):\n    f(s)",
+        "with job(snakemake) as x:\n    f(x)",
+        "with job(snakemake), open(s):\n    f(s)",
+        "with job(snakemake):\n    x = f(s)",
         "def f(): pass",
     ],
 )
 def test_logic_in_a_script_is_seen(tail):
     assert logic(f'"""Doc."""\nfrom acr import f\n{tail}\n')
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_runs_as_a_job_and_hands_on_what_it_is_made_from(path):
+    source = path.read_text()
+    assert "with job(snakemake)" in source
+    assert ("as made_from" in source) == ("made_from=made_from" in source)
 
 
 def test_rules_and_scripts_belong_together():

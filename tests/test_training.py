@@ -1,5 +1,16 @@
 """The training loop: its result is a function of the recipe alone."""
 
+import io
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +19,13 @@ from torch import nn
 from acr import training
 from acr.config import Execution, Training
 from acr.training import (
-    Checkpoint,
+    Run,
     batch_indices,
-    device_of,
     fit,
     freeze_norm,
     learning_rate_factor,
     parameter_groups,
+    save_trained,
     step_count,
 )
 
@@ -23,17 +34,17 @@ RECIPE = Training(epochs=3.0, batch_size=4, optimiser="adamw", learning_rate=0.1
 
 
 class Line(nn.Module):
-    """Least squares on one weight and one bias."""
+    """Least squares on one weight and one bias, of inputs of which some are dropped at random."""
 
-    def __init__(self) -> None:
+    def __init__(self, drop: float = 0.0) -> None:
         super().__init__()
-        self.head = nn.Linear(1, 1)
+        self.head, self.drop = nn.Linear(1, 1), nn.Dropout(drop)
         with torch.no_grad():
             self.head.weight.fill_(0)
             self.head.bias.fill_(0)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"loss": (self.head(batch["x"]) - batch["y"]).square().mean()}
+        return {"loss": (self.head(self.drop(batch["x"])) - batch["y"]).square().mean()}
 
 
 def sample(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -41,17 +52,32 @@ def sample(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {"x": x, "y": 2 * x + 1}
 
 
-def kept(folder) -> Checkpoint:
-    return Checkpoint(folder / "run.checkpoint", {"recipe": "this"})
+def run_in(folder: Path, execution: Execution = CPU, recipe: str = "this") -> Run:
+    return Run(folder / "run", {"recipe": recipe}, execution)
 
 
 def weights(model: nn.Module) -> list[float]:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).tolist()
 
 
-def trained(tmp_path, execution: Execution = CPU, recipe: Training = RECIPE) -> tuple[list[float], list[dict]]:
-    model = Line()
-    history = fit(model, 10, sample, recipe, execution, kept(tmp_path))
+class Counted:
+    """`sample`, which remembers what was asked for and fails once that is more than `end` images."""
+
+    def __init__(self, end: int | None = None) -> None:
+        self.end, self.seen = end, []
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        if len(self.seen) == self.end:
+            raise KeyboardInterrupt
+        self.seen.append(index)
+        return sample(index, rng)
+
+
+def trained(
+    folder: Path, execution: Execution = CPU, recipe: Training = RECIPE, drop: float = 0.0, draw=sample
+) -> tuple[list[float], list[dict]]:
+    model = Line(drop)
+    history = fit(model, 10, draw, recipe, run_in(folder, execution))
     return weights(model), history
 
 
@@ -96,51 +122,139 @@ def test_one_step_of_sgd_by_hand(tmp_path) -> None:
         return {"x": np.array([3], np.float32), "y": np.array([1], np.float32)}
 
     model = Line()
-    history = fit(model, 1, fixed, recipe, CPU, kept(tmp_path))
+    history = fit(model, 1, fixed, recipe, run_in(tmp_path))
     # the gradient of (0 - 1)^2 is -2 x = -6 for the weight and -2 for the bias
     assert weights(model) == [1.5, 0.5]
     assert history == [{"step": 1, "learning_rate": 0.25, "loss": 1.0}]
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path) -> None:
-    assert trained(tmp_path) == trained(tmp_path, Execution(device="cpu", workers=2))
+    assert trained(tmp_path / "none") == trained(tmp_path / "two", Execution(device="cpu", workers=2))
 
 
-@pytest.mark.parametrize("stop", [1, 3, 7])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, stop: int) -> None:
-    expected = trained(tmp_path)
-    monkeypatch.setattr(training, "LOG_EVERY", 1)
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
-    steps = []
-
-    def interrupted(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        steps.append(index)
-        if len(steps) > 4 * stop:
-            raise KeyboardInterrupt
-        return sample(index, rng)
-
+def interrupted(folder: Path, stop: int, drop: float = 0.0) -> Path:
+    """The checkpoint of a run that fails after `stop` steps."""
     with pytest.raises(KeyboardInterrupt):
-        fit(Line(), 10, interrupted, RECIPE, CPU, kept(tmp_path))
-    assert kept(tmp_path).path.exists()
-    seen = []
-
-    def counted(index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        seen.append(index)
-        return sample(index, rng)
-
-    model = Line()
-    fit(model, 10, counted, RECIPE, CPU, kept(tmp_path))
-    assert weights(model) == expected[0]
-    assert len(seen) == 4 * (8 - stop)
-    assert list(tmp_path.iterdir()) == []
+        trained(folder, drop=drop, draw=Counted(4 * stop))
+    return run_in(folder).checkpoint
 
 
-def test_a_checkpoint_of_another_recipe_is_not_used(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(training, "LOG_EVERY", 1)
-    expected = trained(tmp_path)
-    other = Checkpoint(kept(tmp_path).path, {"recipe": "other"})
-    training._save(other, Line(), training.build_optimiser(Line(), RECIPE), 5, [])
-    assert trained(tmp_path)[0] == expected[0]
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, stop: int, drop: float) -> None:
+    """At a row of the history (every third step) and between two, with and without randomness inside the network."""
+    monkeypatch.setattr(training, "LOG_EVERY", 3)
+    expected = trained(tmp_path / "whole", drop=drop)
+    assert [row["step"] for row in expected[1]] == [3, 6, 8]
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    assert interrupted(tmp_path, stop, drop).name == ".unfinished-run.checkpoint"
+    rest = Counted()
+    assert trained(tmp_path, drop=drop, draw=rest) == expected
+    assert len(rest.seen) == 4 * (8 - stop)
+
+
+def test_randomness_inside_the_network_is_that_of_the_step(tmp_path) -> None:
+    assert trained(tmp_path / "a", drop=0.5) == trained(tmp_path / "b", drop=0.5)
+    assert trained(tmp_path / "a", drop=0.5) != trained(tmp_path / "c", drop=0.0)
+
+
+def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch) -> None:
+    times = iter([0, *([1] * 3), 130, *([131] * 100)])  # of the start, and of each step
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(times))
+    interrupted(tmp_path, 6)
+    monkeypatch.undo()
+    rest = Counted()
+    assert trained(tmp_path, draw=rest) == trained(tmp_path / "whole")
+    assert len(rest.seen) == 4 * (8 - 4)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path) -> None:
+    expected, again = trained(tmp_path), Counted()
+    assert trained(tmp_path, draw=again) == expected
+    assert again.seen == []
+
+
+@pytest.mark.parametrize("source", [{"recipe": "other"}, {"recipe": "this", "code": "code of a.py: 2"}, {}])
+def test_a_checkpoint_of_another_source_is_not_used(tmp_path, monkeypatch, caplog, source) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Line(), 10, Counted(20), RECIPE, Run(tmp_path / "run", source, CPU))
+    every = Counted()
+    assert trained(tmp_path, draw=every) == trained(tmp_path / "whole")
+    assert len(every.seen) == 32
+    assert (
+        f"{run_in(tmp_path).checkpoint} is of another recipe, of other inputs or of other code, and is not used" in caplog.text
+    )
+
+
+def damaged(content: bytes) -> list[bytes]:
+    """A checkpoint as a full disk or a power cut leaves it: cut, with zeros behind the cut or in its middle, and emptied."""
+    size = len(content)
+    weight = torch.load(io.BytesIO(content), weights_only=True)["objective"]["head.weight"].numpy().tobytes()
+    holed = content.replace(weight, bytes(len(weight)))
+    cuts = [0, 1, 2, 3, 4, 20, 64, *range(100, size, size // 40), size - 23, size - 1]
+    return [content[:cut] for cut in cuts] + [content[:cut].ljust(size, b"\0") for cut in cuts[:-1]] + [holed, b"no checkpoint"]
+
+
+def test_a_damaged_checkpoint_is_not_used_and_named(tmp_path, monkeypatch, caplog) -> None:
+    expected = trained(tmp_path / "whole")
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    checkpoint = interrupted(tmp_path, 5)
+    for content in damaged(checkpoint.read_bytes()):
+        checkpoint.write_bytes(content)
+        caplog.clear()
+        every = Counted()
+        assert trained(tmp_path, draw=every) == expected
+        assert len(every.seen) == 32
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert caplog.messages[0].startswith(f"{checkpoint} is damaged (")
+        assert caplog.messages[0].endswith(") and is not used")
+        assert "\n" not in caplog.messages[0]
+
+
+ENDLESS = """
+import json, sys, time
+from pathlib import Path
+from tests.test_training import *
+
+def slow(index, rng):
+    time.sleep(0.02)
+    return sample(index, rng)
+
+print("starts", flush=True)
+training.LOG_EVERY = 3
+recipe = Training(**{**vars(RECIPE), "steps": 40})
+found = trained(Path(sys.argv[1]), Execution(device="cpu", workers=2), recipe, 0.5, slow)
+print(json.dumps(found))
+"""
+
+
+def start_endless(folder: Path) -> subprocess.Popen:
+    (folder / "script.py").write_text(ENDLESS)
+    command = [sys.executable, folder / "script.py", folder]
+    how = {"cwd": Path(__file__).parents[1], "env": {**os.environ, "PYTHONPATH": "."}, "start_new_session": True}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+    assert process.stdout.readline() == "starts\n"
+    return process
+
+
+@pytest.mark.slow
+def test_a_run_told_to_end_saves_where_it_is_and_goes_on_from_there(tmp_path, monkeypatch) -> None:
+    """The signal goes to all processes, those that read images included, as scancel sends it."""
+    monkeypatch.setattr(training, "LOG_EVERY", 3)
+    expected = trained(tmp_path / "whole", recipe=Training(**{**vars(RECIPE), "steps": 40}), drop=0.5)
+    process = start_endless(tmp_path)
+    time.sleep(0.7)  # of the 1.6 s that two workers take for 160 images
+    os.killpg(process.pid, signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    said = re.search(r"told to end by SIGTERM at step (\d+) of 40; the same command goes on from there\n$", errors)
+    assert said, errors
+    assert (process.returncode, output) == (1, "")
+    assert 0 < int(said[1]) < 40
+    assert torch.load(run_in(tmp_path).checkpoint, weights_only=True)["step"] == int(said[1])
+    output, errors = start_endless(tmp_path).communicate(timeout=60)
+    assert json.loads(output) == list(expected), errors
 
 
 def test_a_loss_that_is_not_a_number_is_refused(tmp_path) -> None:
@@ -148,15 +262,23 @@ def test_a_loss_that_is_not_a_number_is_refused(tmp_path) -> None:
         return {"x": np.array([np.inf], np.float32), "y": np.array([1], np.float32)}
 
     with pytest.raises(ValueError, match=r"^the loss is nan at step 8; lower training.learning_rate$"):
-        fit(Line(), 10, broken, RECIPE, CPU, kept(tmp_path))
+        fit(Line(), 10, broken, RECIPE, run_in(tmp_path))
 
 
 def test_no_steps_leave_the_network_as_built(tmp_path) -> None:
     model = Line()
-    assert fit(model, 10, sample, Training(steps=0), CPU, kept(tmp_path)) == []
+    assert fit(model, 10, sample, Training(steps=0), run_in(tmp_path)) == []
     assert weights(model) == [0, 0]
-    training.save_trained(tmp_path, model, {}, [], {})
-    assert (tmp_path / "history.csv").read_text() == "step,learning_rate,loss\n"
+    save_trained(run_in(tmp_path), model, {}, [])
+    assert (tmp_path / "run" / "history.csv").read_text() == "step,learning_rate,loss\n"
+
+
+def test_a_trained_network_is_saved_with_its_description_and_history(tmp_path) -> None:
+    model, rows = Line(), [{"step": 50.0, "learning_rate": 0.1, "loss": 2.0, "affinity": 0.5}]
+    save_trained(run_in(tmp_path), model, {"classes": ["cat"]}, rows)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["history.csv", "model.json", "model.safetensors"]
+    assert (tmp_path / "run" / "history.csv").read_text() == "step,learning_rate,loss,affinity\n50.0,0.1,2.0,0.5\n"
+    assert json.loads((tmp_path / "run" / "model.json").read_text()) == {"classes": ["cat"]}
 
 
 def test_frozen_batch_norm_stays_frozen_under_train() -> None:
@@ -168,9 +290,3 @@ def test_frozen_batch_norm_stays_frozen_under_train() -> None:
     assert not model[1].training
     assert float(model[1].running_mean) == 0
     assert [parameter.requires_grad for parameter in model.parameters()] == [True, True, False, False]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match=r"execution.device is 'cuda:1', but torch sees no GPU; set it to auto or cpu"):
-        device_of(Execution(device="cuda:1"))
