@@ -68,7 +68,10 @@ def hold(path: str | Path) -> TextIO | None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # not truncated before it is held: it may tell who holds it
-    stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+    try:
+        stream = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+    except PermissionError:  # another user's: it cannot be written, but held
+        stream = path.open()
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
