@@ -95,11 +95,12 @@ def planned(output: str) -> dict[Job, Planned]:
 
 
 def downstream(graph: dict[Job, Planned], roots: set[Job]) -> set[Job]:
-    """The roots and all that is made, directly or not, from what they make."""
+    """The roots and all that is made, directly or not, from what they make; shards, which are not kept, for each merge."""
     found = set(roots)
     while True:
         files = {file for job in found for file in graph[job].outputs}
-        more = {job for job, plan in graph.items() if plan.inputs & files} - found
+        shards = {file for job in found for file in graph[job].inputs if "shards/" in file}
+        more = {job for job, plan in graph.items() if plan.inputs & files or plan.outputs & shards} - found
         if not more:
             return found
         found |= more
@@ -114,8 +115,8 @@ def finished(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     configuration["weights"] = {"net": {"model": "resnet10t", "file": "net.safetensors"}}
     configuration["segmenters"]["deeplab"]["weights"] = "net"
     # targets of changed references
-    configuration["pseudo_labels"]["other"] = {"extends": "acr"}
-    configuration["segmenters"]["other"] = {"extends": "deeplab"}
+    configuration["pseudo_labels"]["other"] = configuration["pseudo_labels"]["acr"] | {}
+    configuration["segmenters"]["other"] = configuration["segmenters"]["deeplab"] | {}
     results = folder / "results" / "micro"
     shutil.copytree(results / "pseudo_labels" / "acr", results / "pseudo_labels" / "other")
     shutil.copytree(results / "segmenters" / "deeplab", results / "segmenters" / "other")
@@ -125,7 +126,7 @@ def finished(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("net.safetensors", "other.safetensors", "data/weights/net.safetensors", "data/weights/net.provenance.json"):
         (folder / name).touch()
     write(folder / "finished.yaml", configuration)
-    touched = snakemake(folder, "--touch", config=[folder / "finished.yaml"])
+    touched = snakemake(folder, "--touch", "--forceall", config=[folder / "finished.yaml"])
     assert touched.returncode == 0, touched.stdout + touched.stderr
     return folder
 
@@ -347,7 +348,7 @@ def test_an_edited_module_re_runs_what_imports_it(finished: Path, graph: dict[Jo
 def test_edited_comments_and_docstrings_re_run_nothing(finished: Path, tmp_path: Path) -> None:
     copy = checkout(tmp_path / "copy")
     for path in (copy / "acr").rglob("*.py"):
-        path.write_text(re.sub(r'^("""|    """)', r"\1Edited. ", path.read_text(), flags=re.MULTILINE) + "# edited\n")
+        path.write_text(re.sub(r'^( *""")(?=[A-Z])', r"\1Edited. ", path.read_text(), flags=re.MULTILINE) + "# edited\n")
     (answer,) = plans([dry_run(finished, config=[finished / "finished.yaml"], checkout=copy)])
     assert "Nothing to be done" in answer["output"]
 

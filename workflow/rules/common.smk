@@ -81,7 +81,7 @@ def split(role):
 
 def made(section, path):
     """The file of every recipe of a section."""
-    return [path.format(dataset=PLAN.dataset, name=name) for name in PLAN.recipes[section]]
+    return [path.format(dataset=PLAN.dataset, name=name) for name in sorted(PLAN.recipes[section])]
 
 
 def weights_file(wildcards):
@@ -116,7 +116,7 @@ MADE = {
     "metrics": [
         file
         for stage in ("classifiers", "seeds", "pseudo_labels", "predictions")
-        for file in measured(stage, PLAN.recipes[stage])
+        for file in measured(stage, sorted(PLAN.recipes[stage]))
     ],
     "seeds": made("seeds", "results/{dataset}/seeds/{name}/maps.npz"),
     "pseudo_labels": made("pseudo_labels", "results/{dataset}/pseudo_labels/{name}/provenance.json"),
