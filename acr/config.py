@@ -234,6 +234,7 @@ class Execution:
     processes: int = 1  # that train one network together, each on a GPU of its own
     shards: int = 1
     workers: int = 2  # processes that read images or run CRFs
+    checkpoint_seconds: float = 120.0  # between two checkpoints of a training run, which is what a kill can cost
 
 
 DATASETS = {"textures": Textures, "voc12": Voc12, "coco14": Coco14}

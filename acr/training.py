@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 History = list[dict[str, float]]  # one row each LOG_EVERY steps: step, learning_rate and every loss term
 Sample = Callable[[int, np.random.Generator], dict[str, np.ndarray]]
 NO_HISTORY = {"step": [], "learning_rate": [], "loss": []}  # of a network left as it was built
-SAVE_EVERY = 120.0  # seconds between two checkpoints, which is what a kill can cost
 LOG_EVERY = 50  # steps between two lines of the history
 
 
@@ -126,9 +125,19 @@ class _Steps(Dataset):
         return {**batch, "step": torch.tensor(step)}
 
 
-def _batches(dataset: _Steps, steps: range, execution: Execution) -> Iterator[dict[str, Tensor]]:
+@contextmanager
+def _batches(dataset: _Steps, steps: range, execution: Execution) -> Iterator[Iterator[dict[str, Tensor]]]:
+    """The batches of the steps; the processes that read them end with the block.
+
+    Where an error ends it, torch would send them SIGTERM at the very end and wait for ever, since they outlive that.
+    """
     loader = DataLoader(dataset, sampler=steps, batch_size=None, num_workers=execution.workers, worker_init_fn=_outlive_sigterm)
-    return iter(loader)
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        if execution.workers:
+            batches._shutdown_workers()
 
 
 def _outlive_sigterm(_: int) -> None:
@@ -182,16 +191,14 @@ def fit(objective: nn.Module, count: int, sample: Sample, training: Training, ru
     _resume(run, state)
     model = _joined(objective, device)
     saved, dataset = time.monotonic(), _Steps(count, sample, training)
-    progress = tqdm(
-        _batches(dataset, range(state.step, steps), run.execution), total=steps, initial=state.step, disable=rank() > 0 or None
-    )
-    with _told_to_end() as told:
+    with _told_to_end() as told, _batches(dataset, range(state.step, steps), run.execution) as batches:
+        progress = tqdm(batches, total=steps, initial=state.step, disable=rank() > 0 or None)
         for batch in progress:
             _step(model, state, {key: value.to(device) for key, value in batch.items()}, training, steps)
             if state.step % LOG_EVERY == 0 or state.step == steps:
                 _write_row(state, steps)
                 progress.set_postfix(loss=f"{state.history[-1]['loss']:.4f}")
-            if state.step < steps and (told or time.monotonic() - saved > SAVE_EVERY):
+            if state.step < steps and (told or time.monotonic() - saved > run.execution.checkpoint_seconds):
                 _save(run, state)
                 saved = time.monotonic()
                 if told:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from acr import config
-from acr.config import check
+from acr.config import canonical, check
 from tests.running import MICRO, ROOT, dry_run, environment, plans, snakemake
 
 pytestmark = pytest.mark.slow
@@ -125,6 +125,9 @@ def finished(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data" / "weights").mkdir()
     for name in ("net.safetensors", "other.safetensors", "data/weights/net.safetensors", "data/weights/net.provenance.json"):
         (folder / name).touch()
+    # written out in full, so that no recipe inherits what is changed in another
+    for section, recipes in check(configuration).recipes.items():
+        configuration[section] = {name: json.loads(canonical(recipe)) for name, recipe in recipes.items()}
     write(folder / "finished.yaml", configuration)
     touched = snakemake(folder, "--touch", "--forceall", config=[folder / "finished.yaml"])
     assert touched.returncode == 0, touched.stdout + touched.stderr
@@ -239,7 +242,7 @@ def test_the_reason_names_the_change(finished: Path, base: dict, tmp_path: Path)
     changed = json.loads(json.dumps(base))
     changed["pseudo_labels"]["acr"]["exponent"] = 4
     found = planned_after(finished, tmp_path, {"exponent": changed})["exponent"]
-    reason = found[Job("pseudo_labels", "acr")].reason
+    reason = found[Job("pseudo_label_shard", "acr")].reason
     before, now = reason.split("before: ")[1].split(" now: ")
     assert '"exponent": 8.0' in before
     assert '"exponent": 4.0' in now
@@ -256,7 +259,7 @@ def test_two_swapped_values_are_seen(finished: Path, base: dict, graph: dict[Job
 
 
 def test_how_it_is_run_re_runs_nothing(finished: Path, base: dict, tmp_path: Path) -> None:
-    ways = [{"shards": 3}, {"shards": 8}, {"workers": 2}, {"device": "auto"}, {"device": "cuda:1"}, {"processes": 2}]
+    ways = [{"shards": 3}, {"shards": 8}, {"workers": 2}, {"device": "auto"}, {"device": "cuda:1"}, {"processes": 2}, {"checkpoint_seconds": 0}]
     changed = {str(way): {**base, "execution": {**base["execution"], **way}} for way in ways}
     tried = {key for way in ways for key in way}
     assert tried == {item.name for item in dataclasses.fields(config.Execution)}

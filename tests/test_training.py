@@ -29,7 +29,7 @@ from acr.training import (
     step_count,
 )
 
-CPU = Execution(device="cpu", workers=0)
+CPU = Execution(device="cpu", workers=0, checkpoint_seconds=0.0)
 RECIPE = Training(epochs=3.0, batch_size=4, optimiser="adamw", learning_rate=0.1, weight_decay=0.0, schedule="poly")
 
 
@@ -132,10 +132,10 @@ def test_the_number_of_workers_changes_nothing(tmp_path) -> None:
     assert trained(tmp_path / "none") == trained(tmp_path / "two", Execution(device="cpu", workers=2))
 
 
-def interrupted(folder: Path, stop: int, drop: float = 0.0) -> Path:
+def interrupted(folder: Path, stop: int, drop: float = 0.0, execution: Execution = CPU) -> Path:
     """The checkpoint of a run that fails after `stop` steps."""
     with pytest.raises(KeyboardInterrupt):
-        trained(folder, drop=drop, draw=Counted(4 * stop))
+        trained(folder, execution, drop=drop, draw=Counted(4 * stop))
     return run_in(folder).checkpoint
 
 
@@ -146,7 +146,6 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, st
     monkeypatch.setattr(training, "LOG_EVERY", 3)
     expected = trained(tmp_path / "whole", drop=drop)
     assert [row["step"] for row in expected[1]] == [3, 6, 8]
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     assert interrupted(tmp_path, stop, drop).name == ".unfinished-run.checkpoint"
     rest = Counted()
     assert trained(tmp_path, drop=drop, draw=rest) == expected
@@ -161,7 +160,7 @@ def test_randomness_inside_the_network_is_that_of_the_step(tmp_path) -> None:
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch) -> None:
     times = iter([0, *([1] * 3), 130, *([131] * 100)])  # of the start, and of each step
     monkeypatch.setattr(training.time, "monotonic", lambda: next(times))
-    interrupted(tmp_path, 6)
+    interrupted(tmp_path, 6, execution=Execution(device="cpu", workers=0, checkpoint_seconds=120.0))
     monkeypatch.undo()
     rest = Counted()
     assert trained(tmp_path, draw=rest) == trained(tmp_path / "whole")
@@ -177,7 +176,6 @@ def test_a_finished_run_is_not_run_again(tmp_path) -> None:
 @pytest.mark.parametrize("source", [{"recipe": "other"}, {"recipe": "this", "code": "code of a.py: 2"}, {}])
 def test_a_checkpoint_of_another_source_is_not_used(tmp_path, monkeypatch, caplog, source) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
         fit(Line(), 10, Counted(20), RECIPE, Run(tmp_path / "run", source, CPU))
     every = Counted()
@@ -199,7 +197,6 @@ def damaged(content: bytes) -> list[bytes]:
 
 def test_a_damaged_checkpoint_is_not_used_and_named(tmp_path, monkeypatch, caplog) -> None:
     expected = trained(tmp_path / "whole")
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     checkpoint = interrupted(tmp_path, 5)
     for content in damaged(checkpoint.read_bytes()):
         checkpoint.write_bytes(content)
