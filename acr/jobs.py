@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import resource
 import sys
 import time
@@ -92,9 +93,9 @@ def _peak_memory() -> int:
 
 def _sentence(error: BaseException | None) -> str | None:
     """What to tell the user of an error that is theirs to mend; None of any other."""
-    if isinstance(error, ValueError):
-        # a worker process hands its error over as a traceback, which ends with the sentence
-        return str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+    if isinstance(error, ValueError) and str(error).strip():
+        # a worker process hands its error over as a traceback, which ends with the kind of error and the sentence
+        return re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
     while error is not None:
         if isinstance(error, OSError) and error.errno in STORAGE:
             where = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
