@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 UNFINISHED = ".unfinished-"
+LEAST_ROOM = 2**20  # bytes that a disk must have free
 PROVENANCE = "provenance.json"  # written last into the folder of an artefact, for which it stands
 ENTRY = struct.Struct("<II")  # before each array of a journal: length and CRC-32 of what follows
 
@@ -58,6 +59,20 @@ def sweep(folder: str | Path) -> None:
             continue
         # one may lie in another that is gone by now
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def check_room(folder: str | Path) -> None:
+    """Refuses a folder that cannot be written to, or whose disk is full.
+
+    Raises:
+        ValueError: one sentence that names it.
+    """
+    folder = Path(folder)
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"{folder} cannot be written to; make it writable, and the same command goes on from what is there")
+    if shutil.disk_usage(place).free < LEAST_ROOM:
+        raise ValueError(f"the disk that {folder} is on is full; make room, and the same command goes on from what is there")
 
 
 def hold(path: str | Path) -> TextIO | None:

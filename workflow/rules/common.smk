@@ -1,13 +1,16 @@
 # The checked configuration, and how a rule gets its recipe, its upstream files and its code. Functions only.
 import json
+import logging
 import os
 import platform
+import re
+import sys
 from dataclasses import asdict
 
 from snakemake.exceptions import WorkflowError
 
 from acr.config import canonical, check
-from acr.files import hold, sweep
+from acr.files import check_room, hold, sweep
 from acr.provenance import fingerprint
 
 try:
@@ -15,10 +18,20 @@ try:
 except ValueError as error:
     raise WorkflowError(f"configuration: {error}")
 
+RESULTS = Path("results") / PLAN.dataset
+
+# What snakemake is asked to do is not known to it yet; looking needs no room on the disk.
+LOOKING = ("--dry", "--summary", "--detailed-summary", "--report", "--lint", "--list", "--dag", "--rulegraph", "--filegraph")
+if not any(word.startswith(LOOKING) or re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", word) for word in sys.argv[1:]):
+    logging.raiseExceptions = False  # a disk that fills up says one sentence, not one a message
+    try:
+        check_room(RESULTS)
+    except ValueError as error:
+        raise WorkflowError(str(error))
+
 # Scripts read how to run from the configuration, since a parameter would be compared between runs.
 config["execution"] = asdict(PLAN.execution)
 
-RESULTS = Path("results") / PLAN.dataset
 SHARDS = [f"{shard}-of-{PLAN.execution.shards}" for shard in range(PLAN.execution.shards)]
 
 
