@@ -39,10 +39,12 @@ def plans(runs: Sequence[dict]) -> list[dict]:
     return json.loads(finished.stdout)
 
 
+def short_run(folder: Path, *options: str, config: Sequence[Path] = (MICRO,), checkout: Path = ROOT) -> dict:
+    """A run for `plans`."""
+    given = arguments(folder, config, checkout)
+    return {"arguments": [*given, *options], "folder": str(folder), "checkout": str(checkout)}
+
+
 def dry_run(folder: Path, *options: str, config: Sequence[Path] = (MICRO,), checkout: Path = ROOT) -> dict:
     """A run for `plans` that only says what it would do."""
-    return {
-        "arguments": [*arguments(folder, config, checkout), "--dry-run", *options],
-        "folder": str(folder),
-        "checkout": str(checkout),
-    }
+    return short_run(folder, "--dry-run", *options, config=config, checkout=checkout)
