@@ -1,7 +1,7 @@
 """The workflow from `snakemake` on: every stage for real with settings of seconds, and what is said when it cannot."""
 
 import json
-import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,31 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from acr.files import Arrays, read_json
+from acr.affinities import label_shard
+from acr.files import PROVENANCE, Arrays, read_json
 from acr.images import read_image, read_mask
-
-ROOT = Path(__file__).parent.parent
-MICRO = ROOT / "tests" / "data" / "micro.yaml"
-
-
-def snakemake(folder: Path, *arguments: str, config: Path = MICRO, threads: int | None = 1) -> subprocess.CompletedProcess:
-    """Runs snakemake of this environment in `folder`, the workflow being this checkout's; None leaves torch all threads."""
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "workflow" / "Snakefile"), "--directory", str(folder)]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    options = ["--configfile", str(config), "--cores", "2", *arguments]
-    return subprocess.run([*command, *options], capture_output=True, text=True, env=environment, check=False)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished micro run."""
-    folder = tmp_path_factory.mktemp("micro")
-    finished = snakemake(folder)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "report: results/micro/report.html" in finished.stdout + finished.stderr
-    return folder
+from acr.pseudo_labels import pseudo_label_shard
+from acr.seeds import seed_shard
+from acr.segmenters import predict_shard
+from acr.shards import merge_maps, merge_masks
+from tests.running import MICRO, ROOT, snakemake
 
 
 @pytest.mark.slow
@@ -48,7 +31,6 @@ def test_every_artefact_is_there_and_as_documented(run: Path) -> None:
         folder = results / stage / recipe
         names = {path.name for path in folder.iterdir()}
         assert {"model.safetensors", "model.json", "history.csv", "provenance.json"} <= names
-        assert {"recipe", "inputs", "versions", "commit"} == set(read_json(folder / "provenance.json"))
     maps, labels = Arrays(results / "seeds/acr/maps.npz"), Arrays(results / "affinities/psa/labels.npz")
     for row in table.itertuples():
         classes = len(row.labels.split())
@@ -59,12 +41,39 @@ def test_every_artefact_is_there_and_as_documented(run: Path) -> None:
         assert read_mask(results / "pseudo_labels/acr" / f"{row.image_id}.png").shape == size
     assert len(list((results / "predictions/deeplab_crf/val").glob("*.png"))) == 6
     assert not list(results.rglob("*.shards")), "shards are merged and removed"
-    assert not list(results.rglob("*.checkpoint"))
 
 
 @pytest.mark.slow
-def test_no_file_is_half_written(run: Path) -> None:
+def test_nothing_unfinished_is_left(run: Path) -> None:
     assert [path for path in (run / "results").rglob(".*") if path.name != ".snakemake_timestamp"] == []
+
+
+@pytest.mark.slow
+def test_every_artefact_says_what_made_it(run: Path) -> None:
+    found = {str(path.relative_to(run)): read_json(path) for path in run.rglob(f"*{PROVENANCE}")}
+    made = re.findall(r'provenance="?(?!temp)', "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk")))
+    assert len(made) == 17  # one a rule, but for the four kinds of shards
+    assert len(found) == 29
+    for content in found.values():
+        assert set(content) == KEYS_OF_PROVENANCE
+        assert content["device"] == "cpu"
+        assert content["seconds"] >= 0
+        assert 50 < content["peak_memory_mb"] < 4096
+    predictions = found["results/micro/predictions/deeplab_crf/val/provenance.json"]
+    assert set(predictions["inputs"]) == {
+        "results/micro/splits/val.csv",
+        "results/micro/segmenters/deeplab/model.safetensors",
+    }
+    # the digest an artefact is said to have is the one that what is made of it was made from
+    for content in found.values():
+        for path, digest in content["inputs"].items():
+            makers = [maker for maker in found.values() if path in maker["outputs"]]
+            assert [maker["outputs"][path] for maker in makers] == [digest], path
+
+
+KEYS_OF_PROVENANCE = {
+    *("recipe", "inputs", "code", "outputs", "device", "seconds", "peak_memory_mb", "versions", "commit", "made"),
+}
 
 
 KEYS = {
@@ -94,6 +103,8 @@ def test_metrics_are_the_recorded_ones(run: Path) -> None:
     folder = run / "results" / "micro" / "metrics"
     found = {}
     for path in sorted(folder.rglob("*.json")):
+        if path.name.endswith(PROVENANCE):
+            continue
         content = read_json(path)
         assert set(content) >= KEYS
         name = str(path.relative_to(folder))
@@ -108,63 +119,49 @@ def test_a_finished_run_has_nothing_to_do(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_how_it_is_run_changes_nothing(run: Path, tmp_path: Path) -> None:
-    configuration = yaml.safe_load(MICRO.read_text())
-    configuration["execution"] = {"device": "auto", "workers": 1, "shards": 3}
-    reordered = tmp_path / "other.yaml"
-    reordered.write_text("# a comment\n" + yaml.safe_dump(dict(reversed(configuration.items()))))
-    finished = snakemake(run, "-n", config=reordered)
-    assert "Nothing to be done" in finished.stdout + finished.stderr
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_the_number_of_shards_leaves_no_trace(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Byte for byte, of every sharded stage; eight shards are more than there are images in val."""
+    monkeypatch.chdir(run)
+    results, how = Path("results/micro"), {"device": "cpu", "workers": 0}
+    train, val = str(results / "splits/train.csv"), str(results / "splits/val.csv")
+    maps, affinity = str(results / "seeds/acr/maps.npz"), str(results / "affinities/psa/model.safetensors")
+    stages = {
+        "seeds/acr": (seed_shard, train, {"model": str(results / "classifiers/acr/model.safetensors")}),
+        "affinities/psa": (label_shard, train, {"maps": str(results / "seeds/acr_star/maps.npz")}),
+        "pseudo_labels/acr": (pseudo_label_shard, train, {"maps": maps, "model": affinity}),
+        "predictions/deeplab": (predict_shard, val, {"model": str(results / "segmenters/deeplab/model.safetensors")}),
+    }
+    for name, (stage, split, inputs) in stages.items():
+        place = results / name / "val" if "predictions" in name else results / name
+        made_from = read_json(place / PROVENANCE)
+        shards = [str(tmp_path / name / f"{shard}-of-{count}.npz") for shard in range(count)]
+        for shard in shards:
+            given = {"recipe": json.dumps(made_from["recipe"]), "execution": how, "made_from": made_from}
+            stage(split=split, **inputs, **given, shard=Path(shard).stem, output=shard)
+        if name in ("seeds/acr", "affinities/psa"):
+            merged = tmp_path / f"{count}.npz"
+            merge_maps(split=split, shards=shards, output=str(merged))
+            assert merged.read_bytes() == (place / ("maps.npz" if "seeds" in name else "labels.npz")).read_bytes()
+        else:
+            merge_masks(split=split, shards=shards, folder=str(tmp_path / name / "masks"))
+            assert _masks(tmp_path / name / "masks") == _masks(place)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("section", "recipe", "key", "value", "again", "kept"),
-    [
-        ("classifiers", "acr", "affinity", 11, {"classifier", "seed_shard", "affinity", "segmenter", "report"}, {"splits"}),
-        ("pseudo_labels", "acr", "exponent", 4, {"pseudo_label_shard", "segmenter", "report"}, {"classifier", "affinity"}),
-        ("predictions", "deeplab", "scales", [1.0], {"prediction_shard", "report"}, {"segmenter", "pseudo_label_shard"}),
-    ],
-)
-def test_a_changed_key_runs_what_depends_on_it(
-    run: Path, tmp_path: Path, section: str, recipe: str, key: str, value: object, again: set[str], kept: set[str]
-) -> None:
-    configuration = yaml.safe_load(MICRO.read_text())
-    configuration[section][recipe][key] = value
-    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(configuration))
-    finished = snakemake(run, "-n", "--quiet", "rules", config=tmp_path / "changed.yaml")
-    planned = {line.split()[0] for line in (finished.stdout + finished.stderr).splitlines() if len(line.split()) == 2}
-    assert again <= planned
-    assert not kept & planned
-
-
-@pytest.mark.slow
-def test_three_shards_give_the_bytes_of_one(run: Path, tmp_path: Path) -> None:
-    configuration = yaml.safe_load(MICRO.read_text())
-    configuration["execution"]["shards"] = 3
-    (tmp_path / "three.yaml").write_text(yaml.safe_dump(configuration))
-    results = Path("results") / "micro"
-    wanted = [results / "seeds/acr/maps.npz", results / "affinities/psa/labels.npz", results / "pseudo_labels/acr"]
-    before = [_bytes(run / path) for path in wanted]
-    finished = snakemake(run, "--force", *map(str, wanted), config=tmp_path / "three.yaml")
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert [_bytes(run / path) for path in wanted] == before
-
-
-def _bytes(path: Path) -> list[bytes]:
-    return [item.read_bytes() for item in (sorted(path.glob("*.png")) if path.is_dir() else [path])]
+def _masks(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
 
 
 @pytest.mark.parametrize("preset", ["config.yaml", "voc12-small.yaml", "voc12.yaml", "coco14.yaml"])
 def test_every_preset_plans_without_torch(tmp_path: Path, preset: str) -> None:
-    finished = snakemake(tmp_path, "-n", "--quiet", config=ROOT / "config" / preset)
+    finished = snakemake(tmp_path, "-n", "--quiet", config=[ROOT / "config" / preset])
     assert finished.returncode == 0, finished.stdout + finished.stderr
     probe = "import sys; from acr.config import check; from acr.provenance import fingerprint; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
 def test_a_preset_stands_alone(tmp_path: Path) -> None:
-    finished = snakemake(tmp_path, "-n", config=ROOT / "config" / "voc12.yaml")
+    finished = snakemake(tmp_path, "-n", config=[ROOT / "config" / "voc12.yaml"])
     assert "textures" not in finished.stdout + finished.stderr
 
 
@@ -172,7 +169,7 @@ def test_a_misspelt_key_ends_the_run_before_any_job(tmp_path: Path) -> None:
     configuration = yaml.safe_load(MICRO.read_text())
     configuration["seeds"]["acr"]["layer"] = 3
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(configuration))
-    finished = snakemake(tmp_path, config=tmp_path / "wrong.yaml")
+    finished = snakemake(tmp_path, config=[tmp_path / "wrong.yaml"])
     output = finished.stdout + finished.stderr
     assert finished.returncode != 0
     assert "configuration: seeds.acr has no key 'layer'; did you mean 'layers'?" in output
