@@ -1,5 +1,6 @@
 """Any timm network as a source of feature maps, with its own normalisation."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,14 @@ STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuses a name that timm does not know, by a ValueError that says `where` it stands and names the nearest one."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        advice = f"did you mean {near[0]!r}?" if near else "see timm.list_models()"
+        raise ValueError(f"{where} is {name!r}, which timm does not know; {advice}")
 
 
 def statistics(backbone: str, normalisation: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -27,6 +36,7 @@ class Normalise(nn.Module):
 
     def __init__(self, backbone: str, normalisation: str) -> None:
         super().__init__()
+        check_name(backbone, "backbone")
         mean, std = statistics(backbone, normalisation)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))

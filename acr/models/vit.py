@@ -24,9 +24,13 @@ class VitClassifier(nn.Module):
     def __init__(self, backbone: str, classes: int, normalisation: str) -> None:
         super().__init__()
         self.normalise = Normalise(backbone, normalisation)
-        self.network = timm.create_model(backbone, num_classes=classes, dynamic_img_size=True)
+        refusal = f"backbone is {backbone!r}, which has no class token; choose a ViT or DeiT of timm"
+        try:
+            self.network = timm.create_model(backbone, num_classes=classes, dynamic_img_size=True)
+        except TypeError:  # only transformers know of sizes
+            raise ValueError(refusal) from None
         if getattr(self.network, "cls_token", None) is None:
-            raise ValueError(f"backbone {backbone!r} has no class token; choose a ViT or DeiT of timm")
+            raise ValueError(refusal)
         for block in self.network.blocks:
             block.attn.fused_attn = False  # the fused kernel never forms the attention matrix
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from acr import config
 from acr.files import atomic, write_json
+from acr.models.features import check_name
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,14 @@ def load_weights(module: nn.Module, path: str | Path | None, optional: tuple[str
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:
-    if Path(path).is_file() and _begins(path).startswith(PICKLES):
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is not there; name a file of weights saved as safetensors")
+    if _begins(path).startswith(PICKLES):
         convert = f"safetensors.torch.save_file(torch.load({str(path)!r}, weights_only=True), 'weights.safetensors')"
         raise ValueError(f"{path} is a pickle, which could run any code and is never read; convert it with {convert}")
     try:
         return load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
+    except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); give weights saved as safetensors") from None
 
 
@@ -97,8 +100,7 @@ def fetch_weights(*, recipe: str, weights: str | Path) -> None:
 
 
 def _from_hub(model: str) -> dict[str, Tensor]:
-    if not timm.is_model(model):
-        raise ValueError(f"weights.model is {model!r}, which timm does not know; see timm.list_pretrained()")
+    check_name(model, "weights.model")
     try:
         network = timm.create_model(model, pretrained=True)
     except OSError as error:
