@@ -74,12 +74,35 @@ def changed(path: str, value: object) -> dict:
         ("pseudo_labels.acr.background", "otsi", "pseudo_labels.acr.background is 'otsi'; did you mean 'otsu'?"),
         ("tables.t", {"rows": [{"name": "x", "seeds": "b"}]}, "tables.t.rows[0].seeds is 'b', which `seeds` does not define; "),
         ("execution.shards", 0, "execution.shards is 0, but must be positive"),
+        ("execution.device", "gpu", "execution.device is 'gpu', but must be auto, cpu, cuda, or one of several GPUs such as "),
+        ("execution.device", "cuda:", "execution.device is 'cuda:', but must be auto, cpu, cuda, or one of several GPUs such"),
+        ("execution.processes", 3, "classifiers.acr.training.batch_size is 4, which the 3 processes of execution.processes "),
+        ("datasets.toy.val", "a/b", "datasets.toy.val is 'a/b', which cannot name files; use letters, digits, _ and -"),
+        ("datasets.toy.val", "skipped", "datasets.toy.val is 'skipped', the name of the table of unreadable photographs; "),
+        ("datasets.toy.on_unreadable", "warn", "datasets.toy.on_unreadable is 'warn'; it must be one of skip, fail"),
+        ("datasets.toy.val_images", 0, "datasets.toy.val_images is 0, but must be positive"),
+        ("classifiers.acr.activation", float("nan"), "classifiers.acr.activation is nan, but must be a finite number"),
+        ("classifiers.acr.views", [], "classifiers.acr.views is empty, but must hold at least one item"),
+        ("segmenters.deeplab.crop_scales", [1, 0], "segmenters.deeplab.crop_scales[1] is 0.0, but must be positive"),
     ],
 )
 def test_a_wrong_key_is_one_clear_sentence(key: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
         check(changed(key, value))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:11"])
+def test_devices_are_taken_by_name(device: str) -> None:
+    assert check(changed("execution.device", device)).execution.device == device
+
+
+def test_a_batch_is_shared_out_equally() -> None:
+    configuration = changed("execution.processes", 2)
+    assert check(configuration).execution.processes == 2
+    configuration["segmenters"]["deeplab"]["training"] = {"batch_size": 5}
+    with pytest.raises(ValueError, match=r"segmenters\.deeplab\.training\.batch_size is 5, which the 2 processes"):
+        check(configuration)
 
 
 def test_extends_merges_nested_keys() -> None:

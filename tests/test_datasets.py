@@ -358,7 +358,7 @@ def test_an_unreadable_photograph_is_left_out_or_ends_the_run(devkit, tmp_path, 
     (item,) = read_skipped(tmp_path / "splits" / "skipped.csv")
     assert item[:2] == ("train", "2007_1")
     assert f"train: {item.image} cannot be read as an image (it is in no format of images) and is left out" in caplog.text
-    assert "1 photographs cannot be read and are left out" in caplog.text
+    assert "photographs that cannot be read and are left out: 1" in caplog.text
     recipe = config.canonical(config.Voc12(root=str(devkit), train="train", on_unreadable="fail"))
     with _raises("2007_1.jpg cannot be read as an image", "replace it, or set on_unreadable of the data set to skip"):
         write_splits(recipe=recipe, execution={"workers": 0}, folder=tmp_path / "other")

@@ -1,5 +1,7 @@
 """Pixels come out as they went in; windows and sizes by hand; damaged files are named."""
 
+import pickle
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from acr.images import crop, image_size, palette, read_image, read_mask, resize_image, resize_mask, write_image, write_mask
+from acr.images import (
+    LARGEST,
+    UnreadableError,
+    at_full_size,
+    check_mask,
+    crop,
+    image_size,
+    palette,
+    read_image,
+    read_mask,
+    read_working_image,
+    resize_image,
+    resize_mask,
+    working_size,
+    write_image,
+    write_mask,
+)
 from acr.shapes import VOID
 
 
@@ -84,6 +102,70 @@ def test_missing_and_damaged_files_are_named(tmp_path, read):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ValueError, match=r"text\.png cannot be read as an image"):
         read(tmp_path / "text.png")
+
+
+def test_an_unreadable_file_says_why_and_what_to_do_in_every_process(tmp_path):
+    for content, reason in ((b"", "it is empty"), (b"no image", "it is in no format of images")):
+        (tmp_path / "a.jpg").write_bytes(content)
+        with pytest.raises(UnreadableError) as caught:
+            read_image(tmp_path / "a.jpg")
+        assert caught.value.reason == reason
+        sentence = (
+            f"{tmp_path}/a.jpg cannot be read as an image ({reason}); replace it, "
+            "or run snakemake with --forcerun splits, which leaves unreadable photographs out"
+        )
+        # processes hand errors over pickled, those of torch build them anew from their text
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert str(caught.value) == str(again) == str(type(again)(str(again))) == sentence
+        assert again.reason == reason
+
+
+def test_the_other_colour_spaces_of_photographs_become_rgb(tmp_path, rgb):
+    Image.fromarray(np.zeros((4, 5), np.uint8) + 7).convert("CMYK").save(tmp_path / "cmyk.jpg")
+    assert np.abs(read_image(tmp_path / "cmyk.jpg").astype(int) - 7).max() <= 2
+    Image.fromarray(rgb[:1, :1]).save(tmp_path / "one.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "one.png"), rgb[:1, :1])
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((1, 1), (1, 1)),
+        ((375, 500), (375, 500)),
+        ((1000, 2000), (1000, 2000)),
+        ((2000, 4000), (1000, 2000)),
+        ((3648, 5472), (1154, 1732)),
+        ((1, 8_000_000), (1, 4_000_000)),
+    ],
+)
+def test_the_working_size_is_the_own_one_up_to_two_million_pixels(size, expected):
+    assert working_size(*size) == expected
+
+
+@given(st.integers(1, 10**5), st.integers(1, 10**5))
+def test_the_working_size_keeps_the_shape(height, width):
+    i, j = working_size(height, width)
+    assert i * j <= LARGEST or 1 in (i, j)
+    assert i == height or abs(i / height - j / width) <= 1 / min(height, width)
+
+
+def test_large_photographs_are_worked_on_smaller_and_their_masks_come_back(tmp_path):
+    pixels = np.zeros((2000, 4000, 3), np.uint8)
+    pixels[:, 2000:] = 200
+    write_image(tmp_path / "large.png", pixels)
+    image = read_working_image(tmp_path / "large.png")
+    np.testing.assert_array_equal(image, resize_image(pixels, 1000, 2000))
+    mask = at_full_size((image[..., 0] > 100).astype(np.uint8), tmp_path / "large.png")
+    np.testing.assert_array_equal(mask, pixels[..., 0] > 100)
+
+
+def test_a_mask_of_another_size_or_with_unknown_values_is_refused(tmp_path):
+    check_mask(np.full((4, 5), VOID, np.uint8), (4, 5), 2, tmp_path)
+    check_mask(np.full((4, 5), 2, np.uint8), (4, 5), 2, tmp_path)
+    with pytest.raises(ValueError, match="is 5 x 4 pixels, but its image is 4 x 5; make it again at the size of its image"):
+        check_mask(np.zeros((5, 4), np.uint8), (4, 5), 2, tmp_path)
+    with pytest.raises(ValueError, match=r"holds the value 3, but the values of 2 classes are 0 \(background\) to 2 and 255"):
+        check_mask(np.full((4, 5), 3, np.uint8), (4, 5), 2, tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

@@ -73,7 +73,7 @@ def _report(skipped: Sequence[Skipped], on_unreadable: str) -> None:
             raise ValueError(f"{sentence}; replace it, or set on_unreadable of the data set to skip")
         logger.warning("%s: %s and is left out", item.split, sentence)
     if skipped:
-        logger.warning("%d photographs cannot be read and are left out", len(skipped))
+        logger.warning("photographs that cannot be read and are left out: %d", len(skipped))
 
 
 def _fetch_textures(data: Textures) -> dict[str, Any]:
