@@ -88,7 +88,7 @@ def _read_textures(data: Textures, name: str) -> Split:
     path = root / "labels.csv"
     if not path.is_file():
         raise ValueError(f"{path} does not exist, but is written last by the generator; fetch the data set first")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == generated]
     records = tuple(_texture(root, row["image_id"], row["labels"]) for row in rows)
     return Split(name, textures.CLASSES, records)

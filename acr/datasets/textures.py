@@ -199,9 +199,9 @@ def generate(root: Path, train: int, val: int, size: int, random_state: int) -> 
                     write(path, pixels)
             rows.writerow((name, split, " ".join(tags(mask))))
     labels = root / "labels.csv"
-    if not labels.exists() or labels.read_text() != table.getvalue():
+    if not labels.exists() or labels.read_text(encoding="utf-8") != table.getvalue():
         with atomic(labels) as temporary:
-            temporary.write_text(table.getvalue())
+            temporary.write_text(table.getvalue(), encoding="utf-8")
 
 
 def _holds(path: Path, pixels: np.ndarray) -> bool:
