@@ -30,8 +30,10 @@ FULL += "which goes on from what is there"
 @pytest.fixture(autouse=True)
 def own_log() -> Iterator[None]:
     """Jobs redirect the log of their process; here it is one of many."""
+    level = logging.root.level
     yield
     close_log()
+    logging.root.setLevel(level)
     logging.captureWarnings(capture=False)
     logging.raiseExceptions = True
 

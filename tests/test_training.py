@@ -195,7 +195,8 @@ def damaged(content: bytes) -> list[bytes]:
     return [content[:cut] for cut in cuts] + [content[:cut].ljust(size, b"\0") for cut in cuts[:-1]] + [holed, b"no checkpoint"]
 
 
-def test_a_damaged_checkpoint_is_not_used_and_named(tmp_path, monkeypatch, caplog) -> None:
+def test_a_damaged_checkpoint_is_not_used_and_named(tmp_path, caplog) -> None:
+    caplog.set_level(logging.WARNING)
     expected = trained(tmp_path / "whole")
     checkpoint = interrupted(tmp_path, 5)
     for content in damaged(checkpoint.read_bytes()):
