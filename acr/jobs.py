@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from acr.files import read_json
+from acr.files import PROVENANCE, read_json
 from acr.provenance import source, write_provenance
 
 STORAGE = {
@@ -40,7 +40,9 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
         yield made_from
         parts = [read_json(part) for part in snakemake.input.get("parts", [])]
         outputs = [path for path in snakemake.output if path != snakemake.output.provenance]
-        write_provenance(snakemake.output.provenance, made_from, outputs, _cost(started, parts))
+        write_provenance(
+            snakemake.output.provenance, {**made_from, "code": _code(made_from, parts)}, outputs, _cost(started, parts)
+        )
     except Exception as error:
         logging.error("%s", traceback.format_exc())
         if sentence := _sentence(error):
@@ -62,9 +64,17 @@ def start_log(log: Path) -> None:
 
 
 def _upstream(inputs: Any) -> list[str]:
-    """What an artefact is made from: the inputs but for shards and their provenance, whose number leaves no trace."""
+    """What an artefact is made from: the inputs but for shards, whose number leaves no trace, and for provenance of inputs."""
     own = {*inputs.get("shards", []), *inputs.get("parts", [])}
-    return [path for path in inputs if path not in own]
+    files = [path for path in inputs if path not in own]
+    places = {Path(path).parent for path in files if not path.endswith(PROVENANCE)}
+    return [path for path in files if not (path.endswith(PROVENANCE) and Path(path).parent in places)]
+
+
+def _code(made_from: Mapping[str, Any], parts: list[Mapping[str, Any]]) -> str | None:
+    """The code of this job, after that of the shards it merges."""
+    codes = [*sorted({part["code"] for part in parts if part.get("code")}), made_from["code"]]
+    return "; ".join(filter(None, codes)) or None
 
 
 def _cost(started: float, parts: list[Mapping[str, Any]]) -> dict[str, Any]:

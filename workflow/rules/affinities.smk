@@ -3,8 +3,10 @@
 
 rule confident_label_shard:
     input:
-        split=split("train"),
-        maps=upstream("affinities", "seeds", "results/{dataset}/seeds/{name}/maps.npz"),
+        split=ancient(split("train")),
+        split_made="results/{dataset}/splits/provenance.json",
+        maps=ancient(upstream("affinities", "seeds", "results/{dataset}/seeds/{name}/maps.npz")),
+        maps_made=upstream("affinities", "seeds", "results/{dataset}/seeds/{name}/provenance.json"),
     output:
         labels=temp("results/{dataset}/affinities/{recipe}/shards/{shard}.npz"),
         provenance=temp("results/{dataset}/affinities/{recipe}/shards/{shard}.json"),
@@ -27,8 +29,10 @@ rule confident_label_shard:
 
 rule confident_labels:
     input:
-        split=split("train"),
-        maps=rules.confident_label_shard.input.maps,
+        split=ancient(split("train")),
+        split_made="results/{dataset}/splits/provenance.json",
+        maps=ancient(rules.confident_label_shard.input.maps),
+        maps_made=rules.confident_label_shard.input.maps_made,
         shards=expand("results/{{dataset}}/affinities/{{recipe}}/shards/{shard}.npz", shard=SHARDS),
         parts=expand("results/{{dataset}}/affinities/{{recipe}}/shards/{shard}.json", shard=SHARDS),
     output:
@@ -50,9 +54,12 @@ rule confident_labels:
 
 rule affinity:
     input:
-        split=split("train"),
-        labels=rules.confident_labels.output.merged,
-        weights=upstream("affinities", "weights", "data/weights/{name}.safetensors"),
+        split=ancient(split("train")),
+        split_made="results/{dataset}/splits/provenance.json",
+        labels=ancient(rules.confident_labels.output.merged),
+        labels_made=rules.confident_labels.output.provenance,
+        weights=ancient(upstream("affinities", "weights", "data/weights/{name}.safetensors")),
+        weights_made=upstream("affinities", "weights", "data/weights/{name}.provenance.json"),
     output:
         model="results/{dataset}/affinities/{recipe}/model.safetensors",
         description="results/{dataset}/affinities/{recipe}/model.json",

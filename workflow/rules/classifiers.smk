@@ -3,8 +3,10 @@
 
 rule classifier:
     input:
-        split=split("train"),
-        weights=upstream("classifiers", "weights", "data/weights/{name}.safetensors"),
+        split=ancient(split("train")),
+        split_made="results/{dataset}/splits/provenance.json",
+        weights=ancient(upstream("classifiers", "weights", "data/weights/{name}.safetensors")),
+        weights_made=upstream("classifiers", "weights", "data/weights/{name}.provenance.json"),
     output:
         model="results/{dataset}/classifiers/{recipe}/model.safetensors",
         description="results/{dataset}/classifiers/{recipe}/model.json",

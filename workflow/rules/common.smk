@@ -10,7 +10,7 @@ from dataclasses import asdict
 from snakemake.exceptions import WorkflowError
 
 from acr.config import canonical, check
-from acr.files import check_room, hold, sweep
+from acr.files import check_room, glance, hold, sweep
 from acr.provenance import fingerprint
 
 try:
@@ -68,6 +68,11 @@ def code(script):
     return fingerprint(Path(workflow.basedir) / "scripts" / script)
 
 
+# Snakemake compares files of up to a megabyte by their bytes and larger ones by their dates. So what is compared is the
+# small provenance.json that is written last beside each artefact and holds its digest (inputs named *_made); the large
+# files themselves only have to exist (ancient).
+
+
 def upstream(section, key, path):
     """An input function: the file of the recipe that `key` of this rule's recipe names; no file where it is null."""
 
@@ -103,6 +108,12 @@ def weights_file(wildcards):
     return [] if file is None else file
 
 
+def weights_seen(wildcards):
+    """What tells the local file of a recipe of weights from another one of the same name, whatever its date."""
+    file = weights_file(wildcards)
+    return glance(file) if file and Path(file).is_file() else "none"
+
+
 def folders(files):
     """The folders that provenance.json files stand for."""
     return [str(Path(file).parent) for file in files]
@@ -124,14 +135,16 @@ def metrics_of_table(wildcards):
 
 # What the stages made and how good it is: all that figures and report are made of.
 MADE = {
-    "train": RESULTS / "splits" / f"{PLAN.data.train}.csv",
-    "val": RESULTS / "splits" / f"{PLAN.data.val}.csv",
+    "train": ancient(RESULTS / "splits" / f"{PLAN.data.train}.csv"),
+    "val": ancient(RESULTS / "splits" / f"{PLAN.data.val}.csv"),
+    "split_made": RESULTS / "splits" / "provenance.json",
     "metrics": [
         file
         for stage in ("classifiers", "seeds", "pseudo_labels", "predictions")
         for file in measured(stage, sorted(PLAN.recipes[stage]))
     ],
-    "seeds": made("seeds", "results/{dataset}/seeds/{name}/maps.npz"),
+    "seeds": ancient(made("seeds", "results/{dataset}/seeds/{name}/maps.npz")),
+    "seeds_made": made("seeds", "results/{dataset}/seeds/{name}/provenance.json"),
     "pseudo_labels": made("pseudo_labels", "results/{dataset}/pseudo_labels/{name}/provenance.json"),
     "predictions": made("predictions", f"results/{{dataset}}/predictions/{{name}}/{PLAN.data.val}/provenance.json"),
 }

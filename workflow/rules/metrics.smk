@@ -3,8 +3,10 @@
 
 rule measure_classifier:
     input:
-        split="results/{dataset}/splits/{split}.csv",
-        model="results/{dataset}/classifiers/{recipe}/model.safetensors",
+        split=ancient("results/{dataset}/splits/{split}.csv"),
+        split_made="results/{dataset}/splits/provenance.json",
+        model=ancient("results/{dataset}/classifiers/{recipe}/model.safetensors"),
+        model_made="results/{dataset}/classifiers/{recipe}/provenance.json",
         description="results/{dataset}/classifiers/{recipe}/model.json",
     output:
         metrics="results/{dataset}/metrics/classifiers/{recipe}.{split}.json",
@@ -27,8 +29,10 @@ rule measure_classifier:
 
 rule measure_seeds:
     input:
-        split="results/{dataset}/splits/{split}.csv",
-        maps="results/{dataset}/seeds/{recipe}/maps.npz",
+        split=ancient("results/{dataset}/splits/{split}.csv"),
+        split_made="results/{dataset}/splits/provenance.json",
+        maps=ancient("results/{dataset}/seeds/{recipe}/maps.npz"),
+        maps_made="results/{dataset}/seeds/{recipe}/provenance.json",
     output:
         metrics="results/{dataset}/metrics/seeds/{recipe}.{split}.json",
         provenance="results/{dataset}/metrics/seeds/{recipe}.{split}.provenance.json",
@@ -48,7 +52,8 @@ rule measure_seeds:
 
 rule measure_pseudo_labels:
     input:
-        split="results/{dataset}/splits/{split}.csv",
+        split=ancient("results/{dataset}/splits/{split}.csv"),
+        split_made="results/{dataset}/splits/provenance.json",
         masks="results/{dataset}/pseudo_labels/{recipe}/provenance.json",
     output:
         metrics="results/{dataset}/metrics/pseudo_labels/{recipe}.{split}.json",
@@ -71,7 +76,8 @@ rule measure_pseudo_labels:
 
 rule measure_predictions:
     input:
-        split="results/{dataset}/splits/{split}.csv",
+        split=ancient("results/{dataset}/splits/{split}.csv"),
+        split_made="results/{dataset}/splits/provenance.json",
         masks="results/{dataset}/predictions/{recipe}/{split}/provenance.json",
     output:
         metrics="results/{dataset}/metrics/predictions/{recipe}.{split}.json",

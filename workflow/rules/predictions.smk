@@ -3,8 +3,10 @@
 
 rule prediction_shard:
     input:
-        split="results/{dataset}/splits/{split}.csv",
-        model=upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/model.safetensors"),
+        split=ancient("results/{dataset}/splits/{split}.csv"),
+        split_made="results/{dataset}/splits/provenance.json",
+        model=ancient(upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/model.safetensors")),
+        model_made=upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/provenance.json"),
         description=upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/model.json"),
     output:
         masks=temp("results/{dataset}/predictions/{recipe}/{split}.shards/{shard}.npz"),
@@ -29,8 +31,10 @@ rule prediction_shard:
 
 rule predictions:
     input:
-        split="results/{dataset}/splits/{split}.csv",
-        model=rules.prediction_shard.input.model,
+        split=ancient("results/{dataset}/splits/{split}.csv"),
+        split_made="results/{dataset}/splits/provenance.json",
+        model=ancient(rules.prediction_shard.input.model),
+        model_made=rules.prediction_shard.input.model_made,
         shards=expand("results/{{dataset}}/predictions/{{recipe}}/{{split}}.shards/{shard}.npz", shard=SHARDS),
         parts=expand("results/{{dataset}}/predictions/{{recipe}}/{{split}}.shards/{shard}.json", shard=SHARDS),
     output:

@@ -3,9 +3,12 @@
 
 rule pseudo_label_shard:
     input:
-        split=split("train"),
-        maps=upstream("pseudo_labels", "seeds", "results/{dataset}/seeds/{name}/maps.npz"),
-        model=upstream("pseudo_labels", "affinity", "results/{dataset}/affinities/{name}/model.safetensors"),
+        split=ancient(split("train")),
+        split_made="results/{dataset}/splits/provenance.json",
+        maps=ancient(upstream("pseudo_labels", "seeds", "results/{dataset}/seeds/{name}/maps.npz")),
+        maps_made=upstream("pseudo_labels", "seeds", "results/{dataset}/seeds/{name}/provenance.json"),
+        model=ancient(upstream("pseudo_labels", "affinity", "results/{dataset}/affinities/{name}/model.safetensors")),
+        model_made=upstream("pseudo_labels", "affinity", "results/{dataset}/affinities/{name}/provenance.json"),
         description=upstream("pseudo_labels", "affinity", "results/{dataset}/affinities/{name}/model.json"),
     output:
         masks=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.npz"),
@@ -30,9 +33,12 @@ rule pseudo_label_shard:
 
 rule pseudo_labels:
     input:
-        split=split("train"),
-        maps=rules.pseudo_label_shard.input.maps,
-        model=rules.pseudo_label_shard.input.model,
+        split=ancient(split("train")),
+        split_made="results/{dataset}/splits/provenance.json",
+        maps=ancient(rules.pseudo_label_shard.input.maps),
+        maps_made=rules.pseudo_label_shard.input.maps_made,
+        model=ancient(rules.pseudo_label_shard.input.model),
+        model_made=rules.pseudo_label_shard.input.model_made,
         shards=expand("results/{{dataset}}/pseudo_labels/{{recipe}}.shards/{shard}.npz", shard=SHARDS),
         parts=expand("results/{{dataset}}/pseudo_labels/{{recipe}}.shards/{shard}.json", shard=SHARDS),
     output:

@@ -3,8 +3,10 @@
 
 rule seed_shard:
     input:
-        split=split("train"),
-        model=upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/model.safetensors"),
+        split=ancient(split("train")),
+        split_made="results/{dataset}/splits/provenance.json",
+        model=ancient(upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/model.safetensors")),
+        model_made=upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/provenance.json"),
         description=upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/model.json"),
     output:
         maps=temp("results/{dataset}/seeds/{recipe}/shards/{shard}.npz"),
@@ -29,8 +31,10 @@ rule seed_shard:
 
 rule seeds:
     input:
-        split=split("train"),
-        model=rules.seed_shard.input.model,
+        split=ancient(split("train")),
+        split_made="results/{dataset}/splits/provenance.json",
+        model=ancient(rules.seed_shard.input.model),
+        model_made=rules.seed_shard.input.model_made,
         shards=expand("results/{{dataset}}/seeds/{{recipe}}/shards/{shard}.npz", shard=SHARDS),
         parts=expand("results/{{dataset}}/seeds/{{recipe}}/shards/{shard}.json", shard=SHARDS),
     output:

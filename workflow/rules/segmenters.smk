@@ -3,9 +3,11 @@
 
 rule segmenter:
     input:
-        split=split("train"),
+        split=ancient(split("train")),
+        split_made="results/{dataset}/splits/provenance.json",
         masks=upstream("segmenters", "labels", "results/{dataset}/pseudo_labels/{name}/provenance.json"),
-        weights=upstream("segmenters", "weights", "data/weights/{name}.safetensors"),
+        weights=ancient(upstream("segmenters", "weights", "data/weights/{name}.safetensors")),
+        weights_made=upstream("segmenters", "weights", "data/weights/{name}.provenance.json"),
     output:
         model="results/{dataset}/segmenters/{recipe}/model.safetensors",
         description="results/{dataset}/segmenters/{recipe}/model.json",

@@ -3,7 +3,7 @@
 
 rule weights:
     input:
-        file=weights_file,
+        file=ancient(weights_file),
     output:
         weights="data/weights/{recipe}.safetensors",
         provenance="data/weights/{recipe}.provenance.json",
@@ -15,5 +15,6 @@ rule weights:
     params:
         recipe=recipe("weights"),
         code=code("fetch_weights.py"),
+        seen=weights_seen,
     script:
         "../scripts/fetch_weights.py"
