@@ -194,7 +194,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     if done := subprocess.run(command, capture_output=True, text=True).stderr:
         pytest.skip(f"a small file system cannot be mounted here: {done.strip()}")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (15, 200, 167, 3), dtype=np.uint8)  # 15 x 98 KiB, which nothing compresses

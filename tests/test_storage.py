@@ -23,7 +23,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() or not shutil.which("mount") or subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("this user may not mount a disk")
     yield place
-    subprocess.run(["umount", "--recursive", str(place)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def fill(disk: Path, room: int) -> Path:
