@@ -133,9 +133,12 @@ def test_the_same_command_again_ends_as_if_nothing_had_happened(folder: Path, ex
     way = list(WAYS)[moment % len(WAYS)]
     kill, logs = WAYS[way]
     log = draw.choice(logs)
-    # taken back to before the stage of the job, or further
-    for stage in STAGES[draw.randint(0, STAGES.index(log.split("/")[0])) :]:
-        shutil.rmtree(folder / "results" / "micro" / stage)
+    if moment == 0:  # a second run from scratch
+        for name in ("results", "data", ".snakemake"):
+            shutil.rmtree(folder / name)
+    else:  # taken back to before the stage of the job, or further
+        for stage in STAGES[draw.randint(0, STAGES.index(log.split("/")[0])) :]:
+            shutil.rmtree(folder / "results" / "micro" / stage)
     shutil.rmtree(folder / "logs")
     process = start(folder)
     told = kill(draw, process, folder / "logs" / "micro" / log)
