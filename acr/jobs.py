@@ -58,7 +58,9 @@ def start_log(log: Path) -> None:
     """Sends all messages of this process to the file `log`, which begins anew."""
     logging.raiseExceptions = False  # a full disk says one sentence, not one a message
     log.parent.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(filename=log, filemode="w", level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", force=True)
+    log.write_text("")
+    # appended to, since processes that train together write to it as well
+    logging.basicConfig(filename=log, filemode="a", level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", force=True)
     logging.captureWarnings(capture=True)
     logging.info("process %d starts", os.getpid())
 

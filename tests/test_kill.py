@@ -67,6 +67,15 @@ def folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def take_back(results: Path, first: int) -> None:
+    """Removes what the stages from `first` on made, what was measured of it, and what shows it."""
+    for stage in STAGES[first:]:
+        shutil.rmtree(results / stage)
+        shutil.rmtree(results / "metrics" / stage, ignore_errors=True)
+    shutil.rmtree(results / "figures")
+    (results / "report.html").unlink()
+
+
 def start(folder: Path) -> subprocess.Popen:
     """Snakemake in a process group of its own, which its jobs belong to."""
     command = [sys.executable, "-m", "snakemake", *arguments(folder, [folder / "killed.yaml"])]
@@ -137,8 +146,7 @@ def test_the_same_command_again_ends_as_if_nothing_had_happened(folder: Path, ex
         for name in ("results", "data", ".snakemake"):
             shutil.rmtree(folder / name)
     else:  # taken back to before the stage of the job, or further
-        for stage in STAGES[draw.randint(0, STAGES.index(log.split("/")[0])) :]:
-            shutil.rmtree(folder / "results" / "micro" / stage)
+        take_back(folder / "results" / "micro", draw.randint(0, STAGES.index(log.split("/")[0])))
     shutil.rmtree(folder / "logs")
     process = start(folder)
     told = kill(draw, process, folder / "logs" / "micro" / log)
