@@ -97,5 +97,10 @@ def _free(names: Sequence[str], count: int) -> dict[int, TextIO]:
 
 
 def _lock(name: str) -> Path:
-    """The file that stands for a GPU, where all users of the machine find it."""
-    return Path(tempfile.gettempdir(), f"acr-gpu-{name.replace('/', '_')}.lock")
+    """The file that stands for a GPU, where all users of the machine find it.
+
+    Jobs of SLURM count the GPUs they were given from 0, each its own: another job's 0 is another GPU.
+    """
+    allocation = os.environ.get("SLURM_JOB_ID")
+    names = ["acr-gpu", *([allocation] if allocation else []), name.replace("/", "_")]
+    return Path(tempfile.gettempdir(), f"{'-'.join(names)}.lock")

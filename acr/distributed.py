@@ -125,9 +125,8 @@ def _cause(exit_codes: list[int], failures: SimpleQueue) -> Exception:
             return ValueError(
                 f"process {number} of {len(exit_codes)} was ended by {name}; see whether memory ran out, and run again"
             )
-    text = failures.get()
-    last = text.strip().splitlines()[-1]
-    return ValueError(last.removeprefix("ValueError: ")) if last.startswith("ValueError: ") else RuntimeError(text)
+    refusal, text = failures.get()
+    return ValueError(refusal) if refusal else RuntimeError(text)
 
 
 def _process(
@@ -151,7 +150,8 @@ def _process(
     distributed.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=len(devices))
     try:
         train(**{**arguments, "execution": {**arguments["execution"], "device": str(device)}})
-    except Exception:
-        failures.put(traceback.format_exc()[-4000:])  # before its connections close and the others fail too
+    except Exception as error:
+        # before its connections close and the others fail too
+        failures.put((str(error) if isinstance(error, ValueError) else None, traceback.format_exc()[-4000:]))
         raise
     distributed.destroy_process_group()

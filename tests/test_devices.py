@@ -132,6 +132,14 @@ def test_a_single_gpu_is_taken_without_a_lock(machine, tmp_path) -> None:
     assert locks(tmp_path) == []
 
 
+def test_gpus_of_one_number_in_two_jobs_of_slurm_are_two(machine, tmp_path, monkeypatch) -> None:
+    machine(2, "0,1")
+    for job in ("7", "8"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        assert claim(["0", "1"], 2) == [0, 1]
+    assert locks(tmp_path) == [f"acr-gpu-{job}-{name}.lock" for job in ("7", "8") for name in ("0", "1")]
+
+
 def test_a_process_asks_once_and_keeps_what_it_got(machine, tmp_path, caplog) -> None:
     caplog.set_level(logging.INFO)
     machine(2, "3,5")

@@ -259,7 +259,15 @@ def test_two_swapped_values_are_seen(finished: Path, base: dict, graph: dict[Job
 
 
 def test_how_it_is_run_re_runs_nothing(finished: Path, base: dict, tmp_path: Path) -> None:
-    ways = [{"shards": 3}, {"shards": 8}, {"workers": 2}, {"device": "auto"}, {"device": "cuda:1"}, {"processes": 2}, {"checkpoint_seconds": 0}]
+    ways = [
+        {"shards": 3},
+        {"shards": 8},
+        {"workers": 2},
+        {"device": "auto"},
+        {"device": "cuda:1"},
+        {"processes": 2},
+        {"checkpoint_seconds": 0},
+    ]
     changed = {str(way): {**base, "execution": {**base["execution"], **way}} for way in ways}
     tried = {key for way in ways for key in way}
     assert tried == {item.name for item in dataclasses.fields(config.Execution)}
