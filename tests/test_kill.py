@@ -23,7 +23,7 @@ from tests.running import MICRO, arguments, environment
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("ACR_KILLS", "4"))
+KILLS = int(os.environ.get("ACR_KILLS", "3"))
 STAGES = ("splits", "classifiers", "seeds", "affinities", "pseudo_labels", "segmenters", "predictions")
 # which jobs of a stage a moment is looked for in, by their logs, and how long such a job may take
 TRAINERS = ("classifiers/acr.log", "classifiers/untrained.log", "affinities/psa.log", "segmenters/deeplab.log")
