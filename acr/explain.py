@@ -91,7 +91,7 @@ def _outputs(provenance: Path) -> list[str]:
 
 def _lines(record: Record, name: str, first: Mapping[str, str], mark: Callable[[str, str], str], width: int) -> Iterator[str]:
     """What is said of one artefact; of versions and commit what differs from those of the `first`."""
-    by = f" by {record['code'].removeprefix('code of ')}" if record["code"] else ""
+    by = f" by {record['code'].replace('code of ', '')}" if record["code"] else ""
     yield name
     yield f"  {record['made']}{by}; {record['seconds']:g} s, {record['peak_memory_mb']} MiB, {record['device']}"
     if others := {tool: version for tool, version in _tools(record).items() if first.get(tool) != version}:
