@@ -88,7 +88,7 @@ def kill_job(draw: random.Random, process: subprocess.Popen, log: Path) -> str:
     while process.poll() is None:
         started = re.search(r"process (\d+) starts", log.read_text()) if log.exists() else None
         if started:
-            time.sleep(draw.uniform(0, 1.0))
+            time.sleep(draw.uniform(0, 0.2 if log.name == "merge.log" else 1.0))  # about as long as such a job takes
             with contextlib.suppress(ProcessLookupError):  # it may be quicker
                 os.kill(int(started[1]), signal.SIGKILL)
             process.wait()
