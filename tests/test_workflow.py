@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +13,13 @@ import pytest
 import yaml
 
 from acr.affinities import label_shard
-from acr.files import PROVENANCE, Arrays, read_json
+from acr.files import PROVENANCE, Arrays, hold, read_json
 from acr.images import read_image, read_mask
 from acr.pseudo_labels import pseudo_label_shard
 from acr.seeds import seed_shard
 from acr.segmenters import predict_shard
 from acr.shards import merge_maps, merge_masks
-from tests.running import MICRO, ROOT, snakemake
+from tests.running import MICRO, ROOT, plans, short_run, snakemake
 
 
 @pytest.mark.slow
@@ -116,6 +117,24 @@ def test_metrics_are_the_recorded_ones(run: Path) -> None:
 def test_a_finished_run_has_nothing_to_do(run: Path) -> None:
     finished = snakemake(run, "-n")
     assert "Nothing to be done" in finished.stdout + finished.stderr
+
+
+@pytest.mark.slow
+def test_a_second_snakemake_is_refused_while_the_first_lives(run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copy"
+    shutil.copytree(run, copied)
+    lock = copied / ".snakemake" / "micro.lock"
+    forced = short_run(copied, "--force", "results/micro/tables/table_3.md")
+    with hold(lock) as held:
+        held.write("process 7 on node\n")
+        held.truncate()
+        held.flush()
+        (refused,) = plans([forced])
+    sentence = "another snakemake is at work on results/micro (process 7 on node); end it, or wait until it ends"
+    assert refused["status"] == 1
+    assert sentence in refused["output"].splitlines()
+    (finished,) = plans([forced])
+    assert finished["status"] == 0, finished["output"]
 
 
 @pytest.mark.slow

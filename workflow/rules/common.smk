@@ -47,10 +47,12 @@ def alone():
     path = Path(".snakemake") / f"{PLAN.dataset}.lock"
     held = hold(path)
     if held is None:
-        raise WorkflowError(f"another snakemake is at work on {RESULTS} ({path.read_text()}); end it, or wait until it ends")
-    held.write(f"process {os.getpid()} on {platform.node()}\n")
-    held.truncate()
-    held.flush()
+        owner = path.read_text().strip()
+        raise WorkflowError(f"another snakemake is at work on {RESULTS} ({owner}); end it, or wait until it ends")
+    if held.writable():
+        held.write(f"process {os.getpid()} on {platform.node()}\n")
+        held.truncate()
+        held.flush()
     return held
 
 
