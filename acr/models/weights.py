@@ -62,12 +62,15 @@ def load_weights(module: nn.Module, path: str | Path | None, optional: tuple[str
 def _read(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise ValueError(f"{path} is not there; name a file of weights saved as safetensors")
-    if _begins(path).startswith(PICKLES):
-        convert = f"safetensors.torch.save_file(torch.load({str(path)!r}, weights_only=True), 'weights.safetensors')"
-        raise ValueError(f"{path} is a pickle, which could run any code and is never read; convert it with {convert}")
     try:
         return load_file(path)
     except SafetensorError as error:
+        # only now: a safetensors file begins with the length of its header, which may look like a pickle
+        if _begins(path).startswith(PICKLES):
+            convert = f"safetensors.torch.save_file(torch.load({str(path)!r}, weights_only=True), 'weights.safetensors')"
+            raise ValueError(
+                f"{path} is a pickle, which could run any code and is never read; convert it with {convert}"
+            ) from None
         raise ValueError(f"{path} is not a readable safetensors file ({error}); give weights saved as safetensors") from None
 
 
