@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from acr import config
 from acr.config import Execution
 from acr.devices import devices_of
+from acr.jobs import append_to_log
 from acr.processes import die_with, main_hidden
 
 Train = Callable[..., None]
@@ -142,7 +143,7 @@ def _process(
     """Process `number` of those that train together, from its start to its end."""
     die_with(parent)
     if log and number == 0:
-        logging.basicConfig(filename=Path(log), filemode="a", level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+        append_to_log(Path(log))
     device = torch.device(devices[number])
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -59,10 +59,14 @@ def start_log(log: Path) -> None:
     logging.raiseExceptions = False  # a full disk says one sentence, not one a message
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("")
-    # appended to, since processes that train together write to it as well
-    logging.basicConfig(filename=log, filemode="a", level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", force=True)
+    append_to_log(log)
     logging.captureWarnings(capture=True)
     logging.info("process %d starts", os.getpid())
+
+
+def append_to_log(log: Path) -> None:
+    """Adds all messages of this process to the file `log`, to which processes that train together write as well."""
+    logging.basicConfig(filename=log, filemode="a", level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", force=True)
 
 
 def _upstream(inputs: Any) -> list[str]:

@@ -1,12 +1,36 @@
 """What several files of tests share."""
 
-from collections.abc import Iterator
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.running import snakemake
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system of its own with room for `size`, such as 1m."""
+    if os.geteuid() != 0 or not shutil.which("mount"):
+        pytest.skip("only root can mount a small file system")
+    with ExitStack() as mounted:
+
+        def mount(size: str) -> Path:
+            folder = tmp_path / "disk"
+            folder.mkdir()
+            command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+            if refusal := subprocess.run(command, capture_output=True, text=True, check=False).stderr:
+                pytest.skip(f"a small file system cannot be mounted here: {refusal.strip()}")
+            # lazily: something may still look at it
+            mounted.callback(subprocess.run, ["umount", "--lazy", str(folder)], check=True)
+            return folder
+
+        yield mount
 
 
 @pytest.fixture

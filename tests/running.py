@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from acr.files import PROVENANCE, UNFINISHED
+
 ROOT = Path(__file__).parent.parent
 MICRO = ROOT / "tests" / "data" / "micro.yaml"
 # one thread a job, two jobs at a time: the number of threads changes the order of sums, and with it the last bits
@@ -29,6 +31,21 @@ def snakemake(folder: Path, *options: str, config: Sequence[Path] = (MICRO,)) ->
     """Runs snakemake in `folder` to its end."""
     command = [sys.executable, "-m", "snakemake", *arguments(folder, config), *options]
     return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+
+
+def final(folder: Path) -> dict[str, bytes]:
+    """Every artefact of a micro run by its path, but for what holds dates: provenance, and the report, which shows it."""
+    results = folder / "results" / "micro"
+    return {
+        str(path.relative_to(results)): path.read_bytes()
+        for path in sorted(results.rglob("*"))
+        if path.is_file() and not path.name.startswith(UNFINISHED) and not _passes(path)
+    }
+
+
+def _passes(path: Path) -> bool:
+    """Whether a file holds dates, or is a shard, which is not kept."""
+    return path.name.endswith(PROVENANCE) or path.name == "report.html" or "shards" in path.parent.name
 
 
 def plans(runs: Sequence[dict]) -> list[dict]:

@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -184,17 +183,9 @@ def test_a_photograph_that_a_worker_cannot_read_is_one_sentence(tmp_path: Path) 
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("only root can mount a small file system")
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if done := subprocess.run(command, capture_output=True, text=True).stderr:
-        pytest.skip(f"a small file system cannot be mounted here: {done.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+def disk(small_disk: Callable[[str], Path]) -> Path:
+    """Room for 1 MiB."""
+    return small_disk("1m")
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (15, 200, 167, 3), dtype=np.uint8)  # 15 x 98 KiB, which nothing compresses

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from acr.files import PROVENANCE, UNFINISHED, Arrays
-from tests.running import MICRO, arguments, environment
+from acr.files import UNFINISHED, Arrays
+from tests.running import MICRO, arguments, environment, final
 
 pytestmark = pytest.mark.slow
 
@@ -33,22 +33,6 @@ SHARDS = tuple(
     for shard in (0, 1)
 )
 MERGES = ("seeds/acr/merge.log", "affinities/psa/merge.log", "pseudo_labels/acr/merge.log", "predictions/deeplab/val/merge.log")
-
-
-def final(folder: Path) -> dict[str, bytes]:
-    """Every artefact by its path, but for what holds dates: provenance, and the report, which shows it."""
-    results = folder / "results" / "micro"
-    return {
-        str(path.relative_to(results)): path.read_bytes()
-        for path in sorted(results.rglob("*"))
-        if path.is_file() and not path.name.startswith(UNFINISHED) and not dated(path)
-    }
-
-
-def dated(path: Path) -> bool:
-    return (
-        path.name.endswith(PROVENANCE) or path.name in ("report.html", ".snakemake_timestamp") or "shards" in path.parent.name
-    )
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.running import MICRO, ROOT, environment
+from tests.running import MICRO, ROOT, environment, final
 
 PROFILE = ROOT / "workflow" / "profiles" / "slurm"
 SETTINGS = yaml.safe_load((PROFILE / "config.yaml").read_text())
@@ -213,26 +213,17 @@ def watch(cluster: Cluster, process: subprocess.Popen) -> tuple[str, list[list[d
     return cancelled, running
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    """All that a run computes; provenance and report tell dates, a history of jobs has its own."""
-    kinds = ("*.npz", "*.safetensors", "*.png", "metrics/*/*.json", "tables/*")
-    found = {path for kind in kinds for path in (folder / "results" / "micro").rglob(kind)}
-    kept = {path for path in found if not path.name.endswith("provenance.json") and "figures" not in path.parts}
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(kept)}
-
-
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_the_bytes_are_those_of_a_local_run(run: Path, far: Finished) -> None:
-    here, there = files_of(run), files_of(far.folder)
+    here, there = final(run), final(far.folder)
     assert there.keys() == here.keys()
     assert [name for name in here if there[name] != here[name]] == []
-    names = [name.removeprefix("results/micro/") for name in here]
     for stage in ("classifiers/acr/model", "seeds/acr/maps", "affinities/psa/labels", "segmenters/deeplab/model"):
-        assert [name for name in names if name.startswith(stage)] != [], stage
-    assert len([name for name in names if name.startswith("pseudo_labels/acr/")]) == 12
-    assert len([name for name in names if name.startswith("predictions/deeplab_crf/val/")]) == 6
-    assert len([name for name in names if name.startswith("metrics/")]) == 8
+        assert [name for name in here if name.startswith(stage)] != [], stage
+    assert len([name for name in here if name.startswith("pseudo_labels/acr/")]) == 12
+    assert len([name for name in here if name.startswith("predictions/deeplab_crf/val/")]) == 6
+    assert len([name for name in here if name.startswith("metrics/")]) == 8
     assert (far.folder / "results" / "micro" / "report.html").exists()
 
 

@@ -4,7 +4,7 @@
 rule confident_label_shard:
     input:
         split=ancient(split("train")),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         maps=ancient(upstream("affinities", "seeds", "results/{dataset}/seeds/{name}/maps.npz")),
         maps_made=upstream("affinities", "seeds", "results/{dataset}/seeds/{name}/provenance.json"),
     output:
@@ -30,7 +30,7 @@ rule confident_label_shard:
 rule confident_labels:
     input:
         split=ancient(split("train")),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         maps=ancient(rules.confident_label_shard.input.maps),
         maps_made=rules.confident_label_shard.input.maps_made,
         shards=expand("results/{{dataset}}/affinities/{{recipe}}/shards/{shard}.npz", shard=SHARDS),
@@ -55,7 +55,7 @@ rule confident_labels:
 rule affinity:
     input:
         split=ancient(split("train")),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         labels=ancient(rules.confident_labels.output.merged),
         labels_made=rules.confident_labels.output.provenance,
         weights=ancient(upstream("affinities", "weights", "data/weights/{name}.safetensors")),

@@ -4,7 +4,7 @@
 rule classifier:
     input:
         split=ancient(split("train")),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         weights=ancient(upstream("classifiers", "weights", "data/weights/{name}.safetensors")),
         weights_made=upstream("classifiers", "weights", "data/weights/{name}.provenance.json"),
     output:

@@ -73,6 +73,7 @@ def code(script):
 # Snakemake compares files of up to a megabyte by their bytes and larger ones by their dates. So what is compared is the
 # small provenance.json that is written last beside each artefact and holds its digest (inputs named *_made); the large
 # files themselves only have to exist (ancient).
+SPLITS_MADE = "results/{dataset}/splits/provenance.json"
 
 
 def upstream(section, key, path):

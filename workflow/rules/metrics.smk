@@ -4,7 +4,7 @@
 rule measure_classifier:
     input:
         split=ancient("results/{dataset}/splits/{split}.csv"),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         model=ancient("results/{dataset}/classifiers/{recipe}/model.safetensors"),
         model_made="results/{dataset}/classifiers/{recipe}/provenance.json",
         description="results/{dataset}/classifiers/{recipe}/model.json",
@@ -30,7 +30,7 @@ rule measure_classifier:
 rule measure_seeds:
     input:
         split=ancient("results/{dataset}/splits/{split}.csv"),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         maps=ancient("results/{dataset}/seeds/{recipe}/maps.npz"),
         maps_made="results/{dataset}/seeds/{recipe}/provenance.json",
     output:
@@ -53,7 +53,7 @@ rule measure_seeds:
 rule measure_pseudo_labels:
     input:
         split=ancient("results/{dataset}/splits/{split}.csv"),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         masks="results/{dataset}/pseudo_labels/{recipe}/provenance.json",
     output:
         metrics="results/{dataset}/metrics/pseudo_labels/{recipe}.{split}.json",
@@ -77,7 +77,7 @@ rule measure_pseudo_labels:
 rule measure_predictions:
     input:
         split=ancient("results/{dataset}/splits/{split}.csv"),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         masks="results/{dataset}/predictions/{recipe}/{split}/provenance.json",
     output:
         metrics="results/{dataset}/metrics/predictions/{recipe}.{split}.json",

@@ -4,7 +4,7 @@
 rule pseudo_label_shard:
     input:
         split=ancient(split("train")),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         maps=ancient(upstream("pseudo_labels", "seeds", "results/{dataset}/seeds/{name}/maps.npz")),
         maps_made=upstream("pseudo_labels", "seeds", "results/{dataset}/seeds/{name}/provenance.json"),
         model=ancient(upstream("pseudo_labels", "affinity", "results/{dataset}/affinities/{name}/model.safetensors")),
@@ -34,7 +34,7 @@ rule pseudo_label_shard:
 rule pseudo_labels:
     input:
         split=ancient(split("train")),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         maps=ancient(rules.pseudo_label_shard.input.maps),
         maps_made=rules.pseudo_label_shard.input.maps_made,
         model=ancient(rules.pseudo_label_shard.input.model),

@@ -4,7 +4,7 @@
 rule seed_shard:
     input:
         split=ancient(split("train")),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         model=ancient(upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/model.safetensors")),
         model_made=upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/provenance.json"),
         description=upstream("seeds", "classifier", "results/{dataset}/classifiers/{name}/model.json"),
@@ -32,7 +32,7 @@ rule seed_shard:
 rule seeds:
     input:
         split=ancient(split("train")),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         model=ancient(rules.seed_shard.input.model),
         model_made=rules.seed_shard.input.model_made,
         shards=expand("results/{{dataset}}/seeds/{{recipe}}/shards/{shard}.npz", shard=SHARDS),

@@ -4,7 +4,7 @@
 rule segmenter:
     input:
         split=ancient(split("train")),
-        split_made="results/{dataset}/splits/provenance.json",
+        split_made=SPLITS_MADE,
         masks=upstream("segmenters", "labels", "results/{dataset}/pseudo_labels/{name}/provenance.json"),
         weights=ancient(upstream("segmenters", "weights", "data/weights/{name}.safetensors")),
         weights_made=upstream("segmenters", "weights", "data/weights/{name}.provenance.json"),
