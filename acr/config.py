@@ -23,6 +23,7 @@ POSITIVE = {
 }
 NOT_EMPTY = {"views", "crop_scales", "scales", "dilations", "rows"}
 TRAINED = ("classifiers", "affinities", "segmenters")
+WHOLE = "all"  # the split of every photograph of a folder, whatever is known of it
 Recipe = TypeVar("Recipe")
 
 
@@ -31,8 +32,22 @@ def upstream(section: str, **default: Any) -> Any:
     return field(metadata={"section": section}, **default)
 
 
+class Dataset:
+    """What planning asks of a data set's recipe."""
+
+    @property
+    def splits_made(self) -> tuple[str, ...]:
+        """The splits that tables are written of, each once."""
+        return tuple(dict.fromkeys((self.train, self.val)))
+
+    @property
+    def masks_drawn(self) -> bool:
+        """Whether its true masks have to be drawn first."""
+        return False
+
+
 @dataclass(frozen=True)
-class Textures:
+class Textures(Dataset):
     """The generated data set: five patterns on random blobs, beside plain distractors that carry no tag."""
 
     kind: Literal["textures"] = "textures"
@@ -47,25 +62,61 @@ class Textures:
 
 
 @dataclass(frozen=True)
-class Voc12:
-    """PASCAL VOC 2012, with SBD's images where `train` is `train_aug`; `root` is the VOCdevkit folder."""
+class Voc12(Dataset):
+    """PASCAL VOC 2012, with SBD's images where `train` is `train_aug`; `root` is the VOCdevkit folder.
+
+    `masks: SegmentationClassAug` adds masks made from SBD's to VOC's own, for whoever wants an upper bound with masks.
+    """
 
     kind: Literal["voc12"] = "voc12"
     root: str = "data/VOCdevkit"
     train: str = "train_aug"
     val: str = "val"
+    masks: Literal["SegmentationClass", "SegmentationClassAug"] = "SegmentationClass"
     on_unreadable: OnUnreadable = "skip"
+
+    @property
+    def masks_drawn(self) -> bool:
+        return self.masks == "SegmentationClassAug"
 
 
 @dataclass(frozen=True)
-class Coco14:
+class Coco14(Dataset):
     """MS COCO 2014; `root` holds train2014/, val2014/ and annotations/."""
 
     kind: Literal["coco14"] = "coco14"
     root: str = "data/coco14"
     train: str = "train"
     val: str = "val"
+    crowd: Literal["void", "class"] = "void"  # what the pixels of a crowd are in the masks
     on_unreadable: OnUnreadable = "skip"
+
+    @property
+    def masks_drawn(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Folder(Dataset):
+    """Your own photographs below `root`, and what is known of them; docs/own-data.md is a walk through it.
+
+    Names of classes get an underscore for a space. A photograph nobody says anything of is not learnt from.
+    """
+
+    kind: Literal["folder"] = "folder"
+    root: str = "data/images"
+    labels: str | None = None  # a table, COCO's JSON or an npz archive; null: one sub-folder a class
+    classes: tuple[str, ...] = ()  # in the order of their mask values; none: all that the labels name
+    masks: str | None = None  # folder of PNGs named as the photographs: class number from 1, 0 background, 255 void
+    splits: str | None = None  # table image,split with the names below; null: drawn
+    val_share: float = 0.2  # of the photographs, where no table says which are val
+    train: str = "train"
+    val: str = "val"
+    on_unreadable: OnUnreadable = "skip"
+
+    @property
+    def splits_made(self) -> tuple[str, ...]:
+        return (*super().splits_made, WHOLE)
 
 
 @dataclass(frozen=True)
@@ -235,9 +286,10 @@ class Execution:
     shards: int = 1
     workers: int = 2  # processes that read images or run CRFs
     checkpoint_seconds: float = 120.0  # between two checkpoints of a training run, which is what a kill can cost
+    mirrors: tuple[str, ...] = ()  # folders or addresses where archives are looked for before their own addresses
 
 
-DATASETS = {"textures": Textures, "voc12": Voc12, "coco14": Coco14}
+DATASETS = {"textures": Textures, "voc12": Voc12, "coco14": Coco14, "folder": Folder}
 SECTIONS = {
     "weights": Weights,
     "classifiers": Classifier,
@@ -255,7 +307,7 @@ class Plan:
     """A checked configuration: the data set it runs on and every recipe of every section."""
 
     dataset: str
-    data: Textures | Voc12 | Coco14
+    data: Textures | Voc12 | Coco14 | Folder
     recipes: Mapping[str, Mapping[str, Any]]
     execution: Execution
 
@@ -346,6 +398,8 @@ def _check_range(key: str, value: Any, where: str) -> None:
             raise ValueError(f"{where} is {value}, but must be positive")
         if value < 0:
             raise ValueError(f"{where} is {value}, but must not be negative")
+    if key == "val_share" and not 0 < value < 1:
+        raise ValueError(f"{where} is {value}, but must lie between 0 and 1")
     if key in NOT_EMPTY and not value:
         raise ValueError(f"{where} is empty, but must hold at least one item")
     if key in POSITIVE and isinstance(value, tuple):
@@ -477,8 +531,8 @@ def _check_names(plan: Plan) -> None:
     for where, name in {"dataset": plan.dataset, **splits}.items():
         if not re.fullmatch(r"[\w-]+", str(name)):
             raise ValueError(f"{where} is {name!r}, which cannot name files; use letters, digits, _ and -")
-        if name == "skipped" and where in splits:
-            raise ValueError(f"{where} is 'skipped', the name of the table of unreadable photographs; choose another")
+        if name in ("skipped", WHOLE) and where in splits:
+            raise ValueError(f"{where} is {name!r}, the name of another table beside those of the splits; choose another")
 
 
 def _check_shares(plan: Plan) -> None:

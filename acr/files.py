@@ -120,6 +120,16 @@ def glance(path: str | Path) -> str:
         return hashlib.sha256(b"%d %b %b" % (size, first, stream.read())).hexdigest()
 
 
+def outline(paths: Iterable[str | Path]) -> str:
+    """A digest of names and sizes of all files in folders, and of the content of single files; dates do not count."""
+    lines = []
+    for path in map(Path, paths):
+        files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else []
+        lines += [f"{item.relative_to(path)} {item.stat().st_size}" for item in files]
+        lines.append(digest(path) if path.is_file() else str(path))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Writes `content` as indented JSON with a final newline; NaN is refused, since JSON has none."""
     with atomic(path) as temporary:

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -113,11 +114,13 @@ def summarise(metrics: Metrics) -> str:
 
 
 def left_out_text(skipped: Sequence[Skipped]) -> str:
-    """How many photographs were left out because they could not be read; empty where none was."""
+    """How many photographs were left out and why, the commonest reason first; empty where none was."""
     if not skipped:
         return ""
-    count = "1 photograph" if len(skipped) == 1 else f"{len(skipped)} photographs"
-    return f"{count} could not be read and {'was' if len(skipped) == 1 else 'were'} left out; see splits/skipped.csv.\n"
+    counts = Counter(item.reason.partition(" (")[0] for item in skipped)
+    reasons = "; ".join(f"{count}: {reason}" for reason, count in counts.most_common())
+    count = "1 photograph was" if len(skipped) == 1 else f"{len(skipped)} photographs were"
+    return f"{count} left out ({reasons}); see splits/skipped.csv.\n"
 
 
 def ranked(split: Split, folder: Path) -> list[tuple[float, Record]]:

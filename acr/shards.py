@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,18 @@ def gathered(split: str | Path, shards: Sequence[str | Path]) -> Iterator[tuple[
         ValueError: some image is in no shard.
     """
     names = [record.image_id for record in read_split(split).records]
-    where = {name: archive for archive in map(Arrays, shards) for name in archive}
+    where = _where(shards)
     missing = [name for name in names if name not in where]
     if missing:
         raise ValueError(f"no shard holds {missing[0]!r} ({len(missing)} of {len(names)} are missing); run the shards again")
+    return _arrays(names, where)
+
+
+def _where(shards: Sequence[str | Path]) -> dict[str, Arrays]:
+    return {name: archive for archive in map(Arrays, shards) for name in archive}
+
+
+def _arrays(names: Iterable[str], where: Mapping[str, Arrays]) -> Iterator[tuple[str, np.ndarray]]:
     return ((name, where[name][name]) for name in tqdm(names, desc="merging", unit="image", disable=None))
 
 
@@ -41,7 +49,18 @@ def merge_masks(*, split: str, shards: Sequence[str], folder: str) -> None:
         shards: archives of uint8 masks "H W" by image_id, which hold every image of the split between them.
         folder: replaced where it exists.
     """
-    masks, target = gathered(split, shards), Path(folder)
+    _write_masks(gathered(split, shards), Path(folder))
+    _clear(shards)
+
+
+def merge_true_masks(*, shards: Sequence[str], folder: str) -> None:
+    """`merge_masks` of all that the shards hold, before there is any table of a split."""
+    where = _where(shards)
+    _write_masks(_arrays(where, where), Path(folder))
+    _clear(shards)
+
+
+def _write_masks(masks: Iterable[tuple[str, np.ndarray]], target: Path) -> None:
     temporary = unfinished(target, uuid.uuid4().hex)
     temporary.mkdir(parents=True)
     try:
@@ -52,7 +71,6 @@ def merge_masks(*, split: str, shards: Sequence[str], folder: str) -> None:
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _clear(shards)
 
 
 def _clear(shards: Sequence[str | Path]) -> None:

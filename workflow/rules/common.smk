@@ -9,8 +9,8 @@ from dataclasses import asdict
 
 from snakemake.exceptions import WorkflowError
 
-from acr.config import canonical, check
-from acr.files import check_room, glance, hold, sweep
+from acr.config import WHOLE, canonical, check
+from acr.files import check_room, glance, hold, outline, sweep
 from acr.provenance import fingerprint
 
 try:
@@ -115,6 +115,27 @@ def weights_seen(wildcards):
     """What tells the local file of a recipe of weights from another one of the same name, whatever its date."""
     file = weights_file(wildcards)
     return glance(file) if file and Path(file).is_file() else "none"
+
+
+def data_seen():
+    """What tells a folder of one's own from itself with photographs or labels added, whatever their dates."""
+    if PLAN.data.kind != "folder":
+        return "published"
+    data = PLAN.data
+    return outline(path for path in (data.root, data.labels, data.masks, data.splits) if path)
+
+
+def split_made(wildcards):
+    """What stands for the table of a split; VOC's test has one of its own."""
+    of_test = wildcards.split == "test" and "test" not in PLAN.data.splits_made
+    return SPLITS_MADE.replace("provenance", "test.provenance") if of_test else SPLITS_MADE
+
+
+def predicted_whole():
+    """The masks of all photographs of a folder, which are what its owner wants."""
+    if WHOLE not in PLAN.data.splits_made:
+        return []
+    return made("predictions", f"results/{{dataset}}/predictions/{{name}}/{WHOLE}/provenance.json")
 
 
 def folders(files):

@@ -4,7 +4,7 @@
 rule prediction_shard:
     input:
         split=ancient("results/{dataset}/splits/{split}.csv"),
-        split_made=SPLITS_MADE,
+        split_made=split_made,
         model=ancient(upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/model.safetensors")),
         model_made=upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/provenance.json"),
         description=upstream("predictions", "segmenter", "results/{dataset}/segmenters/{name}/model.json"),
@@ -32,7 +32,7 @@ rule prediction_shard:
 rule predictions:
     input:
         split=ancient("results/{dataset}/splits/{split}.csv"),
-        split_made=SPLITS_MADE,
+        split_made=split_made,
         model=ancient(rules.prediction_shard.input.model),
         model_made=rules.prediction_shard.input.model_made,
         shards=expand("results/{{dataset}}/predictions/{{recipe}}/{{split}}.shards/{shard}.npz", shard=SHARDS),

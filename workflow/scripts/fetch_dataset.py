@@ -6,5 +6,6 @@ from acr.jobs import job
 with job(snakemake):
     fetch_dataset(
         recipe=snakemake.params.recipe,
+        execution=snakemake.config["execution"],
         manifest=snakemake.output.manifest,
     )

@@ -7,5 +7,7 @@ with job(snakemake):
     write_splits(
         recipe=snakemake.params.recipe,
         execution=snakemake.config["execution"],
+        manifest=snakemake.input.manifest,
+        drawn=snakemake.params.drawn,
         folder=snakemake.params.folder,
     )

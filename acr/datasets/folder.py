@@ -1,0 +1,192 @@
+"""Your own photographs: a folder of any names and depth, tags in one of several forms, masks and lists of splits if any."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from acr.config import WHOLE, Folder
+from acr.datasets.base import Record, Skipped, Split, check_labels, read_text
+from acr.datasets.tags import LABEL_COLUMNS, SPLIT_COLUMNS, Photographs, class_name, image_ids, labels_of, parse_table
+from acr.files import digest
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+NO_CLASS = "background"  # a sub-folder or label of this name stands for photographs without any class
+UNLABELLED = "nothing says what is in it"
+UNLISTED = "it is in no split"
+
+Labels = Mapping[str, Sequence[str]]  # names of classes by the path of the photograph below the root
+
+
+def drawn_by_lot(labels: Labels, ids: Mapping[str, str], share: float) -> set[str]:
+    """The photographs of val: `share` of them, at least one, always the same ones; one of each class stays in train.
+
+    A photograph's lot is a digest of its id, so that another one that is added later moves at most one from side to side.
+    """
+    order = sorted(labels, key=lambda path: hashlib.sha256(ids[path].encode()).digest())
+    val = set(order[: max(1, round(share * len(order)))])
+    for name in sorted({name for names in labels.values() for name in names}):
+        having = [path for path in order if name in labels[path]]
+        if set(having) <= val:
+            val.remove(having[-1])
+    return val or set(order[:1])
+
+
+# ---- disk ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that is known of a folder: ids and labels by path, classes, paths by split, and why some are in none but WHOLE."""
+
+    ids: Mapping[str, str]
+    labels: Labels
+    classes: tuple[str, ...]
+    splits: Mapping[str, Sequence[str]]
+    left_out: Mapping[str, str]
+
+
+def fetch(data: Folder, mirrors: Sequence[str]) -> dict[str, Any]:
+    """How many photographs lie below the root; nothing is ever fetched or written there."""
+    return {"photographs": len(photographs(data))}
+
+
+def read(data: Folder, name: str, drawn: Path | None) -> tuple[Split, list[Skipped]]:
+    """A split by its name, WHOLE being all photographs; beside train, the photographs that no split but WHOLE has.
+
+    Raises:
+        ValueError: a table or list cannot be read, names a photograph that is not there or a class that is none.
+    """
+    root, known = Path(data.root), _known(data)
+    masks = _masks(data, known)
+    records = tuple(
+        Record(known.ids[path], root / path, masks.get(path), tuple(known.labels.get(path, ()))) for path in known.splits[name]
+    )
+    left_out = known.left_out.items() if name == data.train else ()
+    return Split(name, known.classes, records), [
+        Skipped(name, known.ids[path], str(root / path), why) for path, why in left_out
+    ]
+
+
+def photographs(data: Folder) -> list[str]:
+    """The paths below the root of all photographs, in their order; hidden files and the masks' folder are passed over."""
+    root, masks = Path(data.root), Path(data.masks).absolute() if data.masks else None
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder, but root of the data set must name that of your photographs; check it")
+    found = [
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
+        and not (masks and path.absolute().is_relative_to(masks))
+        and path.is_file()
+    ]
+    if not found:
+        raise ValueError(f"{root} holds no photograph, that is no file that ends in {', '.join(sorted(SUFFIXES))}; check root")
+    return sorted(path.relative_to(root).as_posix() for path in found)
+
+
+@cache
+def _known(data: Folder) -> Known:
+    paths = photographs(data)
+    there = Photographs(paths, Path(data.root))
+    found, named = _labels(data, there)
+    wanted = {path: [name for label in labels if (name := class_name(label)) != NO_CLASS] for path, labels in found.items()}
+    classes = tuple(class_name(name) for name in data.classes or named) or tuple(sorted({*chain(*wanted.values())}))
+    if not classes:
+        raise ValueError(f"{data.labels or data.root} gives no photograph a class; see docs/own-data.md for how to")
+    for path, names in wanted.items():
+        check_labels(names, classes, f"photograph {path!r}")
+    ids = dict(zip(paths, image_ids(paths), strict=True))
+    labels = {path: tuple(name for name in classes if name in wanted[path]) for path in paths if path in wanted}
+    splits = _splits(data, there, labels, ids)
+    left_out = {path: UNLABELLED for path in paths if path not in labels}
+    left_out |= {path: UNLISTED for path in labels if not any(path in names for names in splits.values())}
+    return Known(ids, labels, classes, {**splits, WHOLE: paths}, left_out)
+
+
+def _labels(data: Folder, there: Photographs) -> tuple[Labels, Sequence[str]]:
+    """The labels of each photograph that has any said of it, and the names of the classes where the source orders them."""
+    if data.labels is None:
+        return _of_folders(there), ()
+    path = Path(data.labels)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist, but labels of the data set must name a file; check it")
+    if path.suffix.lower() == ".json":
+        rows, names = _of_coco(path)
+    else:
+        table = parse_table(read_text(path), there)
+        try:
+            rows = labels_of(table)
+        except ValueError as error:
+            raise ValueError(f"{path} {error}") from None
+        ordered = table.names and table.column(LABEL_COLUMNS) is None
+        names = [table.names[place] for place in table.class_columns] if ordered else []
+    labels: dict[str, list[str]] = {}
+    for name, found in rows:
+        labels.setdefault(there.get(name, path), []).extend(found)
+    return labels, names
+
+
+def _of_folders(there: Photographs) -> Labels:
+    """One sub-folder a class; copies of one photograph in several make one with several labels."""
+    same, labels = defaultdict(list), {}
+    for path in there.paths:
+        if "/" in path:
+            same[(there.root / path).stat().st_size].append(path)
+    for paths in same.values():
+        copies = defaultdict(list)
+        for path in paths:
+            copies[digest(there.root / path) if len(paths) > 1 else ""].append(path)
+        labels |= {group[0]: [PurePosixPath(path).parts[0] for path in group] for group in copies.values()}
+    return labels
+
+
+def _of_coco(path: Path) -> tuple[list[tuple[str, list[str]]], list[str]]:
+    """The labels of every image that COCO's JSON lists, none for one without annotations, and the classes by category id."""
+    try:
+        content = json.loads(read_text(path))
+        names = {item["id"]: item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])}
+        labels = {image["id"]: (image["file_name"], []) for image in content["images"]}
+        for item in content["annotations"]:
+            labels[item["image_id"]][1].append(names[item["category_id"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not COCO's JSON of images, annotations and categories ({error!r}); check it") from None
+    return list(labels.values()), list(names.values())
+
+
+def _splits(data: Folder, there: Photographs, labels: Labels, ids: Mapping[str, str]) -> dict[str, list[str]]:
+    if data.train == data.val:
+        return {data.train: [*labels]}
+    if data.splits is None:
+        val = drawn_by_lot(labels, ids, data.val_share)
+        return {data.train: [path for path in labels if path not in val], data.val: [path for path in labels if path in val]}
+    path = Path(data.splits)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist, but splits of the data set must name a table image,split; check it")
+    table = parse_table(read_text(path), there)
+    column = table.column(SPLIT_COLUMNS) if table.names else 1
+    if column is None:
+        raise ValueError(f"{path} has the columns {', '.join(table.names)}, but must have image and split")
+    listed = {there.get(row[table.image], path): row[column] for row in table.rows}
+    return {name: [path for path in labels if listed.get(path) == name] for name in (data.train, data.val)}
+
+
+def _masks(data: Folder, known: Known) -> dict[str, Path]:
+    """The mask of each photograph that has one: named as it is below the root, or in one folder, or by its id."""
+    if data.masks is None:
+        return {}
+    folder, masks = Path(data.masks), {}
+    for path, image_id in known.ids.items():
+        plain = PurePosixPath(path).with_suffix(".png")
+        places = (folder / plain, folder / plain.name, folder / f"{image_id}.png")
+        if (mask := next((place for place in places if place.is_file()), None)) is not None:
+            masks[path] = mask
+    if not masks:
+        raise ValueError(f"{folder} holds no mask of any photograph, such as {places[0]}; check masks of the data set")
+    return masks

@@ -1,0 +1,29 @@
+# in: predictions of VOC's test; out: results/{dataset}/submissions/{recipe}.tgz for its evaluation server
+
+
+rule submission:
+    input:
+        split=ancient("results/{dataset}/splits/test.csv"),
+        split_made="results/{dataset}/splits/test.provenance.json",
+        masks="results/{dataset}/predictions/{recipe}/test/provenance.json",
+    output:
+        archive="results/{dataset}/submissions/{recipe}.tgz",
+        provenance="results/{dataset}/submissions/{recipe}.provenance.json",
+    log:
+        "logs/{dataset}/submissions/{recipe}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    params:
+        recipe=recipe("predictions"),
+        code=code("write_submission.py"),
+        masks=subpath(input.masks, parent=True),
+    script:
+        "../scripts/write_submission.py"
+
+
+rule voc_test_submission:
+    input:
+        made("predictions", "results/{dataset}/submissions/{name}.tgz"),
