@@ -249,7 +249,8 @@ def write_figures(
     predictions: Sequence[str | Path],
     folder: str | Path,
 ) -> None:
-    """Writes `folder`/{split}/{image_id}.png, a few sheets of each split, and `folder`/threshold_curves.png.
+    """Writes `folder`/{split}/{image_id}.png, a few sheets of each split, and `folder`/threshold_curves.png
+    where there are masks to draw curves from.
 
     The other arguments are those of `acr.report.write_report`.
     """
@@ -259,5 +260,6 @@ def write_figures(
         for record in tqdm(chosen(split, SHEETS), desc=f"sheets of {split.name}", disable=None):
             write_image(Path(folder) / split.name / f"{record.image_id}.png", sheet(panels(record, sources)))
     curves = [content for content in contents if content["curve"] is not None]
-    with atomic(Path(folder) / "threshold_curves.png") as temporary, mpl.rc_context(STYLE):
-        plot_curves(curves).savefig(temporary, dpi=150)
+    if curves:
+        with atomic(Path(folder) / "threshold_curves.png") as temporary, mpl.rc_context(STYLE):
+            plot_curves(curves).savefig(temporary, dpi=150)

@@ -29,7 +29,10 @@ Metrics = Sequence[Mapping[str, Any]]
 
 
 def results(metrics: Metrics) -> pd.DataFrame:
-    """One row a metrics file, in the pipeline's order: percent to one decimal and thresholds as text, "-" where unmeasured."""
+    """One row a metrics file, in the pipeline's order: percent to one decimal and thresholds as text, "-" where unmeasured.
+
+    Columns in which nothing is measured are left out.
+    """
     rows = [
         {
             "stage": content["stage"].replace("_", " "),
@@ -42,11 +45,12 @@ def results(metrics: Metrics) -> pd.DataFrame:
             "fixed threshold": _number(content["threshold_fixed"], 2),
             "FP": _number(content["false_positive"]),
             "FN": _number(content["false_negative"]),
-            "images": str(content["images"]),
+            "images": str(content["images"] or "-"),
         }
         for content in sorted(metrics, key=lambda content: STAGES.index(content["stage"]))
     ]
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    return frame.loc[:, (frame != "-").any()]
 
 
 def _number(value: float | None, digits: int = 1) -> str:
@@ -272,8 +276,9 @@ def write_report(
     runs = {"/".join(Path(path).parts[-3:-1]): Path(path) for path in histories}
     sentences = "".join(f"<p>{html.escape(sentence, quote=False)}</p>" for sentence in findings(contents))
     left_out = read_skipped(skipped)
+    shown = tables if any(_measured(content) for content in contents) else ()
     sections = [
-        section("Tables", [markdown_html(Path(path).read_text(encoding="utf-8")) for path in tables]),
+        section("Tables", [markdown_html(Path(path).read_text(encoding="utf-8")) for path in shown]),
         *_pictures(*splits, sources, ranked(splits[1], folder) if folder else []),
         *_plots(contents, {name: pd.read_csv(path) for name, path in runs.items()}),
         section("Provenance", _provenance(contents, runs)),

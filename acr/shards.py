@@ -53,7 +53,7 @@ def merge_masks(*, split: str, shards: Sequence[str], folder: str) -> None:
     _clear(shards)
 
 
-def merge_true_masks(*, shards: Sequence[str], folder: str) -> None:
+def merge_true_masks(*, shards: Sequence[str | Path], folder: str | Path) -> None:
     """`merge_masks` of all that the shards hold, before there is any table of a split."""
     where = _where(shards)
     _write_masks(_arrays(where, where), Path(folder))

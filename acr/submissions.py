@@ -1,5 +1,6 @@
 """Submissions: predictions of VOC's test as the tarball that the evaluation server takes, checked before it is there."""
 
+import gzip
 import io
 import tarfile
 from collections.abc import Mapping
@@ -65,7 +66,12 @@ def write_submission(*, split: str | Path, masks: str | Path, output: str | Path
     """
     records = read_split(split)
     with atomic(output) as temporary:
-        with tarfile.open(temporary, "w:gz", compresslevel=1) as archive:
+        # without the date and the name that a gzip file has by default
+        with (
+            temporary.open("wb") as stream,
+            gzip.GzipFile("", "wb", 1, stream, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
             for record in tqdm(records.records, desc="packing", unit="image", disable=None):
                 _add(archive, Path(masks) / f"{record.image_id}.png")
         sizes = {record.image_id: image_size(record.image) for record in records.records}

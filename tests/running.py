@@ -27,10 +27,12 @@ def environment(checkout: Path = ROOT) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": str(checkout)}
 
 
-def snakemake(folder: Path, *options: str, config: Sequence[Path] = (MICRO,)) -> subprocess.CompletedProcess:
+def snakemake(
+    folder: Path, *options: str, config: Sequence[Path] = (MICRO,), checkout: Path = ROOT
+) -> subprocess.CompletedProcess:
     """Runs snakemake in `folder` to its end."""
-    command = [sys.executable, "-m", "snakemake", *arguments(folder, config), *options]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    command = [sys.executable, "-m", "snakemake", *arguments(folder, config, checkout), *options]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(checkout), check=False)
 
 
 def final(folder: Path) -> dict[str, bytes]:

@@ -1,252 +1,241 @@
-"""Archives arrive whole or not at all: from a small server on this machine that cuts, forgets, lies and is absent."""
+"""Archives arrive whole or not at all: from a server on this machine that cuts, forgets, lies, drips and is absent."""
 
 import hashlib
-import io
 import re
-import tarfile
-import threading
-import zipfile
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from acr.datasets import download as module
-from acr.datasets.download import Archive, download, provide, unpack
+from acr.datasets.download import obtain, provide
+from acr.datasets.published import Archive, published
+from acr.files import hold
+from tests.packing import tgz
+from tests.server import CUT, Server
 
 FILES = {"set/images/a.txt": np.random.default_rng(0).bytes(1000), "set/list.txt": b"a\n", "other/b.txt": b"b"}
-
-
-def _tgz(files):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def _zip(files):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-class Server:
-    """`/good`, `/cut` (breaks off after 100 bytes each time), `/forgetful` (no ranges), `/page` (a firewall's), `/wrong`."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-        self.requests: list[tuple[str, str | None]] = []
-        handler = type("Handler", (_Handler,), {"server_of_test": self})
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.http.server_port}/{path}"
-
-    def archive(self, *paths: str, checksum: str | None = None) -> Archive:
-        checksum = checksum or f"sha256:{hashlib.sha256(self.content).hexdigest()}"
-        urls = tuple(self.url(path) for path in paths)
-        return Archive("set.tgz", len(self.content), checksum, "set", "set/images", urls)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server_of_test: Server
-
-    def do_GET(self):
-        test, path, wanted = self.server_of_test, self.path.lstrip("/"), self.headers["Range"]
-        test.requests.append((path, wanted))
-        if path == "missing":
-            self.send_error(404)
-            return
-        content = {"page": b"blocked by policy", "wrong": test.content[::-1]}.get(path, test.content)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and path not in ("forgetful", "page") else 0
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        self.wfile.write(content[start : start + 100] if path == "cut" else content[start:])
-
-    def log_message(self, *arguments):
-        pass
+CONTENT = tgz(FILES)
+SUM = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(module, "BACK_OFF", 0)
-    server = Server(_tgz(FILES))
+    server = Server({"set.tgz": CONTENT})
     yield server
-    server.http.shutdown()
-    server.http.server_close()
+    server.close()
+
+
+def _archive(server: Server, *hows: str) -> Archive:
+    """The archive, which the mirrors deliver one way each."""
+    return Archive(
+        "set.tgz", len(CONTENT), SUM, "set", "set", "set/images", tuple(server.url(f"{how}/set.tgz") for how in hows)
+    )
+
+
+def _asked(server: Server) -> list[tuple[str, str | None]]:
+    return [(path.removesuffix("/set.tgz"), wanted) for path, wanted in server.requests]
+
+
+# ---- one file ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_next_mirror_is_asked_when_one_lacks_the_file(server, tmp_path):
-    path = download(server.archive("missing", "good"), tmp_path)
+    path = obtain(_archive(server, "missing", "good"), tmp_path)
     assert path == tmp_path / "set.tgz"
-    assert path.read_bytes() == server.content
-    assert server.requests == [("missing", None), ("good", None)]
+    assert path.read_bytes() == CONTENT
+    assert _asked(server) == [("missing", None), ("good", None)]
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_cut_connection_is_resumed_where_it_broke_off(server, tmp_path):
-    assert len(server.content) > 200
-    assert download(server.archive("cut"), tmp_path).read_bytes() == server.content
-    starts = [wanted for _, wanted in server.requests]
-    assert starts == [None] + [f"bytes={start}-" for start in range(100, len(server.content), 100)]
+    step = max(CUT, len(CONTENT) // 5)
+    assert obtain(_archive(server, "cut"), tmp_path).read_bytes() == CONTENT
+    assert [wanted for _, wanted in _asked(server)] == [None, *(f"bytes={n}-" for n in range(step, len(CONTENT), step))]
 
 
 def test_a_partial_file_of_an_earlier_run_is_resumed(server, tmp_path):
-    (tmp_path / "set.tgz.part").write_bytes(server.content[:50])
-    assert download(server.archive("good"), tmp_path).read_bytes() == server.content
-    assert server.requests == [("good", "bytes=50-")]
+    (tmp_path / "set.tgz.part").write_bytes(CONTENT[:50])
+    assert obtain(_archive(server, "good"), tmp_path).read_bytes() == CONTENT
+    assert _asked(server) == [("good", "bytes=50-")]
+
+
+def test_a_partial_file_of_something_else_is_not_taken_for_a_beginning(server, tmp_path):
+    (tmp_path / "set.tgz.part").write_bytes(b"!" * 50)
+    assert obtain(_archive(server, "good"), tmp_path).read_bytes() == CONTENT
+    assert _asked(server) == [("good", "bytes=50-"), ("good", None)]
 
 
 def test_a_server_without_ranges_begins_anew(server, tmp_path):
-    (tmp_path / "set.tgz.part").write_bytes(server.content[:50])
-    assert download(server.archive("forgetful"), tmp_path).read_bytes() == server.content
+    (tmp_path / "set.tgz.part").write_bytes(CONTENT[:50])
+    assert obtain(_archive(server, "forgetful"), tmp_path).read_bytes() == CONTENT
 
 
 def test_a_partial_file_that_is_too_long_is_thrown_away(server, tmp_path):
-    (tmp_path / "set.tgz.part").write_bytes(server.content + b"!")
-    assert download(server.archive("good"), tmp_path).read_bytes() == server.content
-    assert server.requests == [("good", None)]
+    (tmp_path / "set.tgz.part").write_bytes(CONTENT + b"!")
+    assert obtain(_archive(server, "good"), tmp_path).read_bytes() == CONTENT
+    assert _asked(server) == [("good", None)]
 
 
-def test_a_firewalls_page_does_not_replace_what_is_there(server, tmp_path):
-    (tmp_path / "set.tgz.part").write_bytes(server.content[:50])
-    with pytest.raises(ValueError, match=f"the file there has 17 bytes instead of {len(server.content)}"):
-        download(server.archive("page"), tmp_path)
-    assert (tmp_path / "set.tgz.part").read_bytes() == server.content[:50]
+@pytest.mark.parametrize(("how", "size"), [("page", 30), ("long", len(CONTENT) + 1), ("short", len(CONTENT) - 1)])
+def test_a_file_of_another_length_does_not_replace_what_is_there(server, tmp_path, how, size):
+    (tmp_path / "set.tgz.part").write_bytes(CONTENT[:50])
+    with pytest.raises(ValueError, match=f"the file there has {size} bytes instead of {len(CONTENT)}"):
+        obtain(_archive(server, how), tmp_path)
+    assert (tmp_path / "set.tgz.part").read_bytes() == CONTENT[:50]
+    assert not (tmp_path / "set.tgz").exists()
 
 
 def test_a_wrong_file_is_asked_for_once_and_never_taken(server, tmp_path):
-    archive = server.archive("wrong")
     with pytest.raises(ValueError, match="cannot be downloaded") as error:
-        download(archive, tmp_path)
-    found = hashlib.sha256(server.content[::-1]).hexdigest()
-    assert f"has the sha256 checksum {found} instead of {archive.checksum.removeprefix('sha256:')}" in str(error.value)
+        obtain(_archive(server, "wrong"), tmp_path)
+    found = hashlib.sha256(CONTENT[::-1]).hexdigest()
+    assert f"has the sha256 checksum {found} instead of {SUM.removeprefix('sha256:')}" in str(error.value)
     assert "\n" not in str(error.value)
-    assert server.requests == [("wrong", None)]
+    assert _asked(server) == [("wrong", None)]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_mirror_does_not_keep_the_right_one_from_being_asked(server, tmp_path):
-    assert download(server.archive("wrong", "good"), tmp_path).read_bytes() == server.content
+    assert obtain(_archive(server, "wrong", "good"), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_busy_server_is_asked_again(server, tmp_path):
+    assert obtain(_archive(server, "busy"), tmp_path).read_bytes() == CONTENT
+    assert len(server.requests) == 3
+
+
+def test_the_pauses_between_rounds_grow(server, tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(module, "BACK_OFF", 2.0)
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    with pytest.raises(ValueError, match="404"):
+        obtain(_archive(server, "missing"), tmp_path)
+    assert pauses == [0, 2, 4, 8]
+
+
+def test_a_drip_is_left_for_another_mirror_and_what_it_brought_is_kept(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SLOW_AFTER", 0.25)
+    assert obtain(_archive(server, "drip", "good"), tmp_path).read_bytes() == CONTENT
+    (first, none), (second, wanted) = _asked(server)
+    assert (first, none, second) == ("drip", None, "good")
+    assert 1 <= int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) <= 10
 
 
 def test_all_mirrors_are_asked_again_and_their_reasons_are_told(server, tmp_path):
-    with pytest.raises(ValueError, match=r"set\.tgz cannot be downloaded \(.*/missing: HTTP Error 404.*by hand"):
-        download(server.archive("missing"), tmp_path)
+    with pytest.raises(ValueError, match=r"set\.tgz cannot be downloaded \(.*/missing/set.tgz: HTTP Error 404.*mirrors"):
+        obtain(_archive(server, "missing"), tmp_path)
     assert len(server.requests) == module.ROUNDS
 
 
 def test_md5_is_a_checksum_too(server, tmp_path):
-    checksum = f"md5:{hashlib.md5(server.content).hexdigest()}"
-    assert download(server.archive("good", checksum=checksum), tmp_path).exists()
+    checksum = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+    assert obtain(replace(_archive(server, "good"), checksum=checksum), tmp_path).exists()
 
 
 def test_an_archive_put_there_by_hand_is_used_when_it_is_right(server, tmp_path):
-    (tmp_path / "set.tgz").write_bytes(server.content)
-    assert download(server.archive("good"), tmp_path) == tmp_path / "set.tgz"
+    (tmp_path / "set.tgz").write_bytes(CONTENT)
+    assert obtain(_archive(server, "good"), tmp_path) == tmp_path / "set.tgz"
     (tmp_path / "set.tgz").write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"set\.tgz has the sha256 checksum .* delete it"):
-        download(server.archive("good"), tmp_path)
+    with pytest.raises(ValueError, match=r"set\.tgz has the sha256 checksum .* delete or replace it"):
+        obtain(_archive(server, "good"), tmp_path)
     assert server.requests == []
 
 
-@pytest.mark.parametrize("pack", [_tgz, _zip])
-def test_the_wanted_folder_and_nothing_else_is_unpacked(tmp_path, pack):
-    (tmp_path / "archive").write_bytes(pack(FILES))
-    unpack(tmp_path / "archive", "set", tmp_path / "root" / "set")
-    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {"archive", "root/set/images/a.txt", "root/set/list.txt"}
-    assert (tmp_path / "root/set/images/a.txt").read_bytes() == FILES["set/images/a.txt"]
+def test_mirrors_of_ones_own_come_first(server, tmp_path):
+    mine = server.url("cut") + "/"
+    assert obtain(_archive(server, "good"), tmp_path, [mine, str(tmp_path / "absent")]).read_bytes() == CONTENT
+    assert {path for path, _ in _asked(server)} == {"cut"}
 
 
-@pytest.mark.parametrize("pack", [_tgz, _zip])
-@pytest.mark.parametrize("name", ["../outside.txt", "set/../../outside.txt"])
-def test_members_outside_of_the_folder_are_refused(tmp_path, pack, name):
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "archive").write_bytes(pack({"set/a.txt": b"a", name: b"evil"}))
-    with pytest.raises(ValueError, match="outside"):
-        unpack(tmp_path / "inner" / "archive", "set", tmp_path / "inner" / "set")
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["archive"]
+def test_a_folder_of_archives_is_used_in_place_and_left_alone(server, tmp_path):
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (shelf / "set.tgz").write_bytes(CONTENT)
+    assert provide(tmp_path / "root", [_archive(server, "good")], [server.url("cut"), str(shelf)]) == {"set.tgz": SUM}
+    assert [path.name for path in shelf.iterdir()] == ["set.tgz"]
+    assert server.requests == []
+    (shelf / "set.tgz").write_bytes(CONTENT[:-1])
+    with pytest.raises(ValueError, match=r"shelf/set\.tgz has the sha256 checksum"):
+        provide(tmp_path / "another", [_archive(server, "good")], [str(shelf)])
 
 
-def test_absolute_names_in_a_zip_are_refused(tmp_path):
-    (tmp_path / "archive").write_bytes(_zip({"/set/a.txt": b"a"}))
-    with pytest.raises(ValueError, match=r"holds '/set/a\.txt', which lies outside"):
-        unpack(tmp_path / "archive", "set", tmp_path / "set")
+# ---- a root --------------------------------------------------------------------------------------------------------------
 
 
-def test_links_that_lead_outside_are_refused(tmp_path):
-    link = tarfile.TarInfo("set/link")
-    link.type, link.linkname = tarfile.SYMTYPE, "../../.."
-    with tarfile.open(tmp_path / "archive", "w") as archive:
-        archive.addfile(link)
-    with pytest.raises(ValueError, match=r"cannot be unpacked .*outside"):
-        unpack(tmp_path / "archive", "set", tmp_path / "set")
-
-
-@pytest.mark.parametrize("pack", [_tgz, _zip])
-def test_damaged_archives_leave_nothing(tmp_path, pack):
-    content = pack(FILES)
-    (tmp_path / "archive").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="archive cannot be unpacked"):
-        unpack(tmp_path / "archive", "set", tmp_path / "set")
-    assert [path.name for path in tmp_path.iterdir()] == ["archive"]
-
-
-def test_another_archive_is_told_apart(tmp_path):
-    (tmp_path / "archive").write_bytes(_zip(FILES))
-    with pytest.raises(ValueError, match="holds no folder absent"):
-        unpack(tmp_path / "archive", "absent", tmp_path / "absent")
-
-
-def test_an_old_python_is_told(tmp_path, monkeypatch):
-    (tmp_path / "archive").write_bytes(_tgz(FILES))
-    monkeypatch.delattr(tarfile, "data_filter")
-    with pytest.raises(ValueError, match=r"use 3\.11\.4 or later"):
-        unpack(tmp_path / "archive", "set", tmp_path / "set")
-
-
-def test_a_missing_root_is_downloaded_whole(server, tmp_path):
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_missing_or_empty_root_is_downloaded_into(server, tmp_path, empty):
     root = tmp_path / "data" / "devkit"
-    archive = server.archive("good")
-    assert provide(root, (archive,)) == {"set.tgz": archive.checksum}
+    if empty:
+        root.mkdir(parents=True)
+    assert provide(root, [_archive(server, "good")]) == {"set.tgz": SUM}
     assert (root / "set" / "list.txt").read_bytes() == b"a\n"
-    assert list((tmp_path / "data").iterdir()) == [root]
+    assert {path.name for path in root.iterdir()} == {"set", ".archives.json"}
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["devkit"]
 
 
-def test_the_root_does_not_appear_before_its_last_archive(server, tmp_path):
-    first = server.archive("good")
-    second = replace(first, name="other.tgz", folder="other", sign="other")
+def test_what_is_there_already_is_not_fetched_again(server, tmp_path):
+    first = _archive(server, "good")
+    second = replace(_archive(server, "missing"), name="other.tgz", folder="other", becomes="other", sign="other")
     with pytest.raises(ValueError, match=r"other\.tgz cannot be downloaded"):
-        provide(tmp_path / "devkit", (first, replace(second, urls=(server.url("missing"),))))
-    assert not (tmp_path / "devkit").exists()
+        provide(tmp_path / "devkit", [first, second])
+    assert {path.name for path in (tmp_path / "devkit").iterdir()} == {"set", ".archives.json", ".download"}
 
+    server.files["other.tgz"] = CONTENT
     server.requests.clear()
-    assert set(provide(tmp_path / "devkit", (first, second))) == {"set.tgz", "other.tgz"}
-    assert server.requests == [("good", None)]  # the first archive was kept
-    assert {path.name for path in (tmp_path / "devkit").iterdir()} == {"set", "other"}
+    second = replace(second, urls=(server.url("good/other.tgz"),))
+    assert provide(tmp_path / "devkit", [first, second]) == {"set.tgz": SUM, "other.tgz": SUM}
+    assert server.requests == [("good/other.tgz", None)]
+    assert {path.name for path in (tmp_path / "devkit").iterdir()} == {"set", "other", ".archives.json"}
+    assert provide(tmp_path / "devkit", [first, second]) == {"set.tgz": SUM, "other.tgz": SUM}
 
 
 def test_an_existing_root_is_used_as_it_is(server, tmp_path):
     root = tmp_path / "devkit"
     (root / "set" / "images").mkdir(parents=True)
-    assert provide(root, (server.archive("good"),)) == {}
+    assert provide(root, [_archive(server, "good")]) == {}
     assert server.requests == []
+    assert [path.name for path in root.iterdir()] == ["set"]
 
 
-def test_an_existing_root_without_the_folder_is_refused(server, tmp_path):
-    (tmp_path / "devkit").mkdir()
+def test_to_somebodys_root_the_further_archives_are_added(server, tmp_path):
+    root = tmp_path / "devkit"
+    (root / "main").mkdir(parents=True)
+    main = Archive("main.tgz", 1, "sha256:0", "main", "main", "main", ())
+    assert provide(root, [main, _archive(server, "good")]) == {"set.tgz": SUM}
+    assert {path.name for path in root.iterdir()} == {"main", "set", ".archives.json"}
+
+
+def test_a_root_that_is_something_else_is_refused(server, tmp_path):
+    (tmp_path / "devkit" / "holiday").mkdir(parents=True)
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'devkit'} exists but lacks set/images")):
-        provide(tmp_path / "devkit", (server.archive("good"),))
+        provide(tmp_path / "devkit", [_archive(server, "good")])
     assert server.requests == []
-    assert list(Path(tmp_path).iterdir()) == [tmp_path / "devkit"]
+    assert [path.name for path in Path(tmp_path / "devkit").iterdir()] == ["holiday"]
+
+
+def test_two_processes_do_not_download_into_one_folder(server, tmp_path):
+    with hold(tmp_path / "devkit" / ".download" / "lock"), pytest.raises(ValueError, match="another process is downloading"):
+        provide(tmp_path / "devkit", [_archive(server, "good")])
+    assert server.requests == []
+
+
+# ---- what is published ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["voc12", "coco14"])
+def test_every_archive_has_mirrors_and_a_checksum(kind):
+    for archive in published(kind).archives.values():
+        assert re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", archive.checksum)
+        assert archive.size > 10**8
+        assert len(archive.urls) >= 2
+        assert all(re.fullmatch(rf"https?://[\w.-]+/.*{re.escape(archive.name)}", url) for url in archive.urls)
+        assert f"{archive.sign}/".startswith(f"{archive.becomes}/")
+
+
+def test_the_numbers_of_images_are_the_fields():
+    assert published("voc12").images == {"train": 1464, "val": 1449, "test": 1456, "train_aug": 10582}
+    assert published("coco14").images == {"train": 82081, "val": 40137}

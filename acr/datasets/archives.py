@@ -6,13 +6,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import Any
 
 from tqdm import tqdm
 
 from acr.files import unfinished
 
-Member = tuple[PurePosixPath, IO[bytes]]
+Member = tuple[PurePosixPath, Any]  # its path and a stream of its content
 
 
 def unpack(file: Path, folder: str, target: Path, scratch: Path) -> None:
@@ -80,7 +80,7 @@ def _inside(name: str, file: Path) -> PurePosixPath:
     return path
 
 
-def _write(content: IO[bytes], path: Path) -> None:
+def _write(content: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as stream:
         shutil.copyfileobj(content, stream, 1 << 20)

@@ -93,16 +93,15 @@ def write_splits(
             written then.
     """
     data, how = config.load_dataset(recipe), config.build(Execution, execution, "execution")
-    kind, masks = _KINDS[data.kind], Path(drawn) if drawn else None
-    read = [kind.read(data, name, masks) for name in data.splits_made]
-    listed = [split for split, _ in read]
+    kind, whole = _KINDS[data.kind], read_json(manifest).get("archives", {})
+    listed, skipped = kind.read(data, Path(drawn) if drawn else None)
     check_classes(listed[0].classes, f"data set {data.root}")
     for split in listed:
         check_split(split)
-        check_count(split, kind.images.get(split.name), whole=kind.main in read_json(manifest).get("archives", {}))
+        check_count(split, kind.images.get(split.name), whole=kind.main in whole)
     checked, unreadable = check_files(listed, how.workers)
     _report(unreadable, data.on_unreadable)
-    skipped = [item for _, items in read for item in items] + unreadable
+    skipped += unreadable
     write_classes(Path(folder) / "classes.txt", listed[0].classes)
     write_skipped(Path(folder) / "skipped.csv", skipped)
     for split in checked:
@@ -144,16 +143,19 @@ def _fetch_textures(data: Textures, mirrors: Sequence[str]) -> dict[str, Any]:
     return {"generated": settings}
 
 
-def _read_textures(data: Textures, name: str, drawn: Path | None) -> tuple[Split, list[Skipped]]:
-    """The generated split behind the recipe's name for it."""
-    root, generated = Path(data.root), {data.train: "train", data.val: "val"}[name]
+def _read_textures(data: Textures, drawn: Path | None) -> tuple[list[Split], list[Skipped]]:
+    """The generated splits behind the recipe's names for them."""
+    root, generated = Path(data.root), {data.train: "train", data.val: "val"}
     path = root / "labels.csv"
     if not path.is_file():
         raise ValueError(f"{path} does not exist, but is written last by the generator; fetch the data set first")
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == generated]
-    records = tuple(_texture(root, row["image_id"], row["labels"]) for row in rows)
-    return Split(name, textures.CLASSES, records), []
+        rows = list(csv.DictReader(file))
+    records = {
+        name: tuple(_texture(root, row["image_id"], row["labels"]) for row in rows if row["split"] == source)
+        for name, source in generated.items()
+    }
+    return [Split(name, textures.CLASSES, records[name]) for name in data.splits_made], []
 
 
 def _texture(root: Path, image_id: str, labels: str) -> Record:
@@ -164,7 +166,7 @@ class _Kind(NamedTuple):
     """What each kind of data set has to offer; the recipe says whether its masks have to be drawn."""
 
     fetch: Callable[[Any, Sequence[str]], dict[str, Any]]
-    read: Callable[[Any, str, Path | None], tuple[Split, list[Skipped]]]
+    read: Callable[[Any, Path | None], tuple[list[Split], list[Skipped]]]
     to_draw: Callable[[Any], Iterable[tuple[str, Callable[[], np.ndarray]]]] = lambda data: ()
     images: Mapping[str, int] = {}  # published of each split
     main: str = ""  # the archive without which nothing is whole

@@ -70,12 +70,16 @@ def fetch(data: Coco14, mirrors: Sequence[str]) -> dict[str, Any]:
     return {"archives": provide(Path(data.root), [archives[name] for name in ("annotations", "train", "val")], mirrors)}
 
 
-def read(data: Coco14, name: str, drawn: Path | None) -> tuple[Split, list[Skipped]]:
-    """The split `name` and the images that are left out of it, those without any annotation.
+def read(data: Coco14, drawn: Path | None) -> tuple[list[Split], list[Skipped]]:
+    """Both splits and the images that are left out of them, those without any annotation.
 
     That leaves 82,081 images of train and 40,137 of val. A crowd counts as a tag of its class, whatever its pixels are.
     """
-    root = Path(data.root)
+    read = [_read(Path(data.root), name, drawn) for name in data.splits_made]
+    return [split for split, _ in read], [item for _, skipped in read for item in skipped]
+
+
+def _read(root: Path, name: str, drawn: Path | None) -> tuple[Split, list[Skipped]]:
     names, images = _instances(root, name)
     records, skipped = [], []
     for image, objects in images:
@@ -91,7 +95,7 @@ def read(data: Coco14, name: str, drawn: Path | None) -> tuple[Split, list[Skipp
 
 def to_draw(data: Coco14) -> Iterator[tuple[str, Callable[[], UInt8[np.ndarray, "H W"]]]]:
     """Ids of the annotated images of both splits, and how the mask of each is drawn; one split at a time is in memory."""
-    for name in dict.fromkeys((data.train, data.val)):
+    for name in data.splits_made:
         names, images = _instances(Path(data.root), name)
         values = {category: index + 1 for index, category in enumerate(names)}
         crowd = VOID if data.crowd == "void" else None

@@ -109,14 +109,15 @@ def _download(archive: Archive, target: Path, mirrors: list[str]) -> None:
         time.sleep(BACK_OFF * (2**attempt // 2) if mirrors else 0)
         for url in tuple(mirrors):
             try:
+                found = _size(part)
                 _receive(url, part, archive.size)
                 failures[url] = _fault(part, archive.checksum)
                 if not failures[url]:
                     part.replace(target)
                     return
-                # what a mirror delivers whole but wrong, it will deliver again
                 part.unlink()
-                mirrors.remove(url)
+                if not found:  # what a mirror delivers whole but wrong, it will deliver again
+                    mirrors.remove(url)
             except (OSError, HTTPException) as error:
                 failures[url] = str(error) or type(error).__name__
             logger.warning("%s: %s", url, failures[url])

@@ -5,7 +5,6 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -56,21 +55,20 @@ def fetch(data: Folder, mirrors: Sequence[str]) -> dict[str, Any]:
     return {"photographs": len(photographs(data))}
 
 
-def read(data: Folder, name: str, drawn: Path | None) -> tuple[Split, list[Skipped]]:
-    """A split by its name, WHOLE being all photographs; beside train, the photographs that no split but WHOLE has.
+def read(data: Folder, drawn: Path | None) -> tuple[list[Split], list[Skipped]]:
+    """Train, val and WHOLE, which is all photographs, and those that are in no other split.
 
     Raises:
         ValueError: a table or list cannot be read, names a photograph that is not there or a class that is none.
     """
     root, known = Path(data.root), _known(data)
     masks = _masks(data, known)
-    records = tuple(
-        Record(known.ids[path], root / path, masks.get(path), tuple(known.labels.get(path, ()))) for path in known.splits[name]
-    )
-    left_out = known.left_out.items() if name == data.train else ()
-    return Split(name, known.classes, records), [
-        Skipped(name, known.ids[path], str(root / path), why) for path, why in left_out
-    ]
+
+    def record(path: str) -> Record:
+        return Record(known.ids[path], root / path, masks.get(path), tuple(known.labels.get(path, ())))
+
+    splits = [Split(name, known.classes, tuple(map(record, paths))) for name, paths in known.splits.items()]
+    return splits, [Skipped(data.train, known.ids[path], str(root / path), why) for path, why in known.left_out.items()]
 
 
 def photographs(data: Folder) -> list[str]:
@@ -91,7 +89,6 @@ def photographs(data: Folder) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in found)
 
 
-@cache
 def _known(data: Folder) -> Known:
     paths = photographs(data)
     there = Photographs(paths, Path(data.root))

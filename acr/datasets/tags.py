@@ -77,15 +77,23 @@ class Photographs:
         Raises:
             ValueError: several photographs have the name.
         """
-        wanted = name.strip().replace("\\", "/").removeprefix("./")
-        if Path(wanted).is_absolute() and Path(wanted).is_relative_to(self.root.absolute()):
-            wanted = Path(wanted).relative_to(self.root.absolute()).as_posix()
-        found = self._named.get(wanted, [])
+        wanted, found = self._having(name)
         if wanted in found:
             return wanted
         if len(found) > 1:
             raise ValueError(f"{name!r} may be {found[0]} or {found[1]} below {self.root}; write its path below that folder")
         return found[0] if found else None
+
+    def knows(self, name: str) -> bool:
+        """Whether at least one photograph has the name."""
+        return bool(self._having(name)[1])
+
+    def _having(self, name: str) -> tuple[str, list[str]]:
+        """The name as a path below the root, and all photographs that have it."""
+        wanted = name.strip().replace("\\", "/").removeprefix("./")
+        if Path(wanted).is_absolute() and Path(wanted).is_relative_to(self.root.absolute()):
+            wanted = Path(wanted).relative_to(self.root.absolute()).as_posix()
+        return wanted, self._named.get(wanted, [])
 
     def get(self, name: str, table: Path) -> str:
         """`find`, or a ValueError that says which `table` names a photograph that is not there."""
@@ -107,7 +115,7 @@ class Table:
 
     def column(self, known: set[str]) -> int | None:
         """The first column that has one of the `known` names, however it is written."""
-        return next((place for place, name in enumerate(self.names) if name.casefold() in known), None)
+        return next((place for place, name in enumerate(self.names) if _column_name(name) in known), None)
 
     @property
     def image(self) -> int:
@@ -117,8 +125,12 @@ class Table:
     @property
     def class_columns(self) -> list[int]:
         """The columns that are classes where none holds labels."""
-        named = enumerate(map(str.casefold, self.names))
+        named = enumerate(map(_column_name, self.names))
         return [place for place, name in named if place != self.image and name not in SPLIT_COLUMNS]
+
+
+def _column_name(cell: str) -> str:
+    return class_name(cell).casefold().replace("-", "_")
 
 
 def parse_table(text: str, photographs: Photographs) -> Table:
@@ -126,7 +138,8 @@ def parse_table(text: str, photographs: Photographs) -> Table:
     separator = max(SEPARATORS, key=text.partition("\n")[0].count)
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator) if any(row)]
     width = max(map(len, rows), default=0)
-    headless = bool(rows) and any(photographs.find(cell) for cell in rows[0])
+    named = any(_column_name(cell) in IMAGE_COLUMNS | LABEL_COLUMNS | SPLIT_COLUMNS for row in rows[:1] for cell in row)
+    headless = not named and any(photographs.knows(cell) for row in rows[:1] for cell in row)
     padded = [row + [""] * (width - len(row)) for row in rows[0 if headless else 1 :]]
     return Table(padded, [] if headless or not rows else rows[0])
 

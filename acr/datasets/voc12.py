@@ -66,20 +66,21 @@ def fetch_test(data: Voc12, mirrors: Sequence[str]) -> None:
         provide(root, [archives["trainval"], archives["test"]], mirrors)
 
 
-def read(data: Voc12, name: str, drawn: Path | None) -> tuple[Split, list[Skipped]]:
-    """The split `name`: a list in ImageSets/Segmentation, or train_aug made from SBD's lists where there is none.
+def read(data: Voc12, drawn: Path | None) -> tuple[list[Split], list[Skipped]]:
+    """Both splits: lists in ImageSets, or train_aug made from SBD's lists where there is none; nothing is left out.
 
     By default masks are VOC's own: in train_aug only the 1,464 images of VOC's train have one, the others none, so that
     whatever is measured on it compares with the published figures on train, which SBD's masks, of another style, do not.
 
     Args:
         data: the recipe.
-        name: of the split.
         drawn: the folder of SegmentationClassAug's masks, where the recipe has them made.
     """
-    root = Path(data.root)
-    ids = _ids(root, name)
-    own = root / "VOC2012" / "SegmentationClass"
+    return [_read(Path(data.root), name, drawn) for name in data.splits_made], []
+
+
+def _read(root: Path, name: str, drawn: Path | None) -> Split:
+    ids, own = _ids(root, name), root / "VOC2012" / "SegmentationClass"
     masked = ids if drawn or name != ENLARGED else sorted({*ids} & {*_listed(_list_path(root, "train"))})
     masks = {image_id: (drawn or own) / f"{image_id}.png" for image_id in masked}
     tags = _tags(root / "VOC2012", name, masks)
@@ -88,7 +89,7 @@ def read(data: Voc12, name: str, drawn: Path | None) -> tuple[Split, list[Skippe
         Record(image_id, photographs / f"{image_id}.jpg", masks.get(image_id), _ordered(tags(image_id), image_id))
         for image_id in ids
     )
-    return Split(name, CLASSES, tuple(records)), []
+    return Split(name, CLASSES, tuple(records))
 
 
 def read_test(data: Voc12) -> Split:
@@ -103,7 +104,7 @@ def read_test(data: Voc12) -> Split:
 def to_draw(data: Voc12) -> list[tuple[str, Callable[[], UInt8[np.ndarray, "H W"]]]]:
     """Image ids of both splits and how the mask of each in SegmentationClassAug is had: VOC's own, else SBD's."""
     root = Path(data.root)
-    ids = dict.fromkeys(image_id for name in (data.train, data.val) for image_id in _ids(root, name))
+    ids = dict.fromkeys(image_id for name in data.splits_made for image_id in _ids(root, name))
     return [(image_id, partial(_augmented_mask, root, image_id)) for image_id in ids]
 
 
