@@ -267,6 +267,7 @@ def test_how_it_is_run_re_runs_nothing(finished: Path, base: dict, tmp_path: Pat
         {"device": "cuda:1"},
         {"processes": 2},
         {"checkpoint_seconds": 0},
+        {"mirrors": ["elsewhere"]},
     ]
     changed = {str(way): {**base, "execution": {**base["execution"], **way}} for way in ways}
     tried = {key for way in ways for key in way}
