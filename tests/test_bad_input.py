@@ -21,8 +21,9 @@ from safetensors.numpy import save_file
 
 from acr.config import PseudoLabels, Voc12, Weights, canonical
 from acr.datasets.catalogue import write_splits
-from acr.datasets.voc12 import CLASSES, VOC
-from acr.files import Arrays, read_json, write_arrays
+from acr.datasets.published import published
+from acr.datasets.voc12 import CLASSES
+from acr.files import Arrays, read_json, write_arrays, write_json
 from acr.images import image_size, read_mask, write_image, write_mask
 from acr.jobs import job as run_as
 from acr.models.vit import VitClassifier
@@ -89,7 +90,7 @@ CONFIGURATION = [
     key(
         "datasets.micro.train",
         "skipped",
-        "datasets.micro.train is 'skipped', the name of the table of unreadable photographs; choose another",
+        "datasets.micro.train is 'skipped', the name of another table beside those of the splits; choose another",
     ),
     key(
         "datasets.micro.on_unreadable",
@@ -352,13 +353,18 @@ DATA = [
 # ---- weights, devices, and what becomes unreadable later -------------------------------------------------------------------
 
 
+def _write_splits(recipe: str, folder: Path) -> None:
+    write_json(folder / "source.json", {})
+    write_splits(recipe=recipe, execution={"workers": 0}, manifest=folder / "source.json", drawn=None, folder=folder)
+
+
 def job(name: str, rule: str, target: str, spoil: Callable[[Path, Content], object], message: str) -> Row:
     """One rule alone on a devkit whose splits have been checked; `spoil` gets the folder and the configuration."""
 
     def prepare(folder: Path) -> Content:
         plain(folder / "voc")
         recipe = canonical(Voc12(root=str(folder / "voc"), train="train"))
-        write_splits(recipe=recipe, execution={"workers": 0}, folder=folder / SPLITS)
+        _write_splits(recipe, folder / SPLITS)
         (folder / SPLITS / "provenance.json").write_text("{}\n")
         content = configuration()
         spoil(folder, content)
@@ -447,18 +453,19 @@ def fetched(name: str, make: Callable[[Path], object], message: str) -> Row:
 
 CLOSED = "http://127.0.0.1:9"  # where nothing listens
 REASON = f"<urlopen error [Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}>"
+VOC = published("voc12").archives["trainval"]
 REFUSED = "; ".join(f"{url}: {REASON}" for url in VOC.urls)
 ROOTS = [
     fetched(
         "no root and no network",
         lambda folder: None,
-        f"{VOC.name} cannot be downloaded ({REFUSED}); put the file at voc.download/{VOC.name} by hand, or run again later",
+        f"{VOC.name} cannot be downloaded ({REFUSED}); put it into a folder that execution.mirrors names, or run again later",
     ),
     fetched(
         "a root that is something else",
-        lambda folder: (folder / "voc").mkdir(),
-        f"voc exists but lacks VOC2012/JPEGImages; put VOCdevkit/VOC2012 of {VOC.urls[0]} there, "
-        "or let root name a folder that does not exist yet to have all of it downloaded",
+        lambda folder: (folder / "voc" / "holiday").mkdir(parents=True),
+        f"voc exists but lacks VOC2012/JPEGImages; put VOCdevkit/VOC2012 of {VOC.name} there as VOC2012, "
+        "or let root name a folder that is empty or absent to have all of it downloaded",
     ),
 ]
 
@@ -561,11 +568,7 @@ def test_initial_weights_that_timm_does_not_know(tmp_path: Path) -> None:
 @pytest.fixture
 def split(tmp_path: Path) -> Path:
     """The table of the photographs a, b and c."""
-    write_splits(
-        recipe=canonical(Voc12(root=str(plain(tmp_path / "voc").folder.parent), train="train")),
-        execution={"workers": 0},
-        folder=tmp_path / "splits",
-    )
+    _write_splits(canonical(Voc12(root=str(plain(tmp_path / "voc").folder.parent), train="train")), tmp_path / "splits")
     return tmp_path / "splits" / "train.csv"
 
 
@@ -616,7 +619,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     finished = snakemake(folder, config=[folder / "config.yaml"])
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "1 photograph could not be read and was left out; see splits/skipped.csv." in finished.stdout.splitlines()
+    assert (
+        "1 photograph was left out (1: it cannot be read as an image); see splits/skipped.csv." in finished.stdout.splitlines()
+    )
     return folder
 
 
@@ -649,8 +654,8 @@ def test_nothing_lies_outside_of_its_folder(whole: Path) -> None:
 @pytest.mark.slow
 def test_the_photograph_that_was_left_out_stands_in_the_report(whole: Path) -> None:
     page = (whole / "results/micro/report.html").read_text(encoding="utf-8")
-    assert "1 photograph could not be read and was left out" in page
-    assert f"train: {FOLDER}/JPEGImages/damaged.jpg (image file is truncated" in page
+    assert "1 photograph was left out (1: it cannot be read as an image)" in page
+    assert f"train: {FOLDER}/JPEGImages/damaged.jpg (it cannot be read as an image (image file is truncated" in page
     assert "a, b &amp; &lt;c&gt;; #100%" in page
     assert len(page) < 10 * 2**20
 

@@ -38,8 +38,8 @@ def model() -> VitClassifier:
 def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classifiers")
     data = canonical(Textures(root=str(folder / "data"), train_images=6, val_images=2, size=32))
-    fetch_dataset(recipe=data, manifest=folder / "source.json")
-    write_splits(recipe=data, execution={"workers": 0}, folder=folder)
+    fetch_dataset(recipe=data, execution={}, manifest=folder / "source.json")
+    write_splits(recipe=data, execution={"workers": 0}, manifest=folder / "source.json", drawn=None, folder=folder)
     return folder / "train.csv"
 
 

@@ -78,7 +78,11 @@ def changed(path: str, value: object) -> dict:
         ("execution.device", "cuda:", "execution.device is 'cuda:', but must be auto, cpu, cuda, or one of several GPUs such"),
         ("execution.processes", 3, "classifiers.acr.training.batch_size is 4, which the 3 processes of execution.processes "),
         ("datasets.toy.val", "a/b", "datasets.toy.val is 'a/b', which cannot name files; use letters, digits, _ and -"),
-        ("datasets.toy.val", "skipped", "datasets.toy.val is 'skipped', the name of the table of unreadable photographs; "),
+        (
+            "datasets.toy.val",
+            "skipped",
+            "datasets.toy.val is 'skipped', the name of another table beside those of the splits; ",
+        ),
         ("datasets.toy.on_unreadable", "warn", "datasets.toy.on_unreadable is 'warn'; it must be one of skip, fail"),
         ("datasets.toy.val_images", 0, "datasets.toy.val_images is 0, but must be positive"),
         ("classifiers.acr.activation", float("nan"), "classifiers.acr.activation is nan, but must be a finite number"),

@@ -34,8 +34,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One generated scene, of which the crops of every stage take what they need."""
     folder = tmp_path_factory.mktemp("full")
     data = canonical(Textures(root=str(folder / "data"), train_images=1, val_images=1))
-    fetch_dataset(recipe=data, manifest=folder / "source.json")
-    write_splits(recipe=data, execution={"workers": 0}, folder=folder)
+    fetch_dataset(recipe=data, execution={}, manifest=folder / "source.json")
+    write_splits(recipe=data, execution={"workers": 0}, manifest=folder / "source.json", drawn=None, folder=folder)
     return folder / "train.csv"
 
 

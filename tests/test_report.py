@@ -58,8 +58,9 @@ def test_only_seeds_that_differ_in_nothing_else_are_compared():
 def test_without_truth_nothing_is_claimed():
     unknown = content("seeds", "acr", Seeds(classifier="acr"), threshold_fixed=0.4)
     assert findings([unknown]) == ["No mIoU is known: no image has a true mask."]
-    assert results([unknown])["mIoU"].tolist() == ["-"]
-    assert results([unknown])["fixed threshold"].tolist() == ["0.40"]
+    table = results([{**unknown, "images": 0}, {**unknown, "images": 0, "threshold_fixed": None}])
+    assert list(table) == ["stage", "recipe", "split", "fixed threshold"]  # nothing else is known
+    assert table["fixed threshold"].tolist() == ["0.40", "-"]
 
 
 def test_the_summary_lists_every_recipe_in_the_order_of_the_pipeline():
@@ -206,15 +207,20 @@ def test_the_answer_comes_first(run):
 
 def test_photographs_that_were_left_out_are_named(run):
     assert "left out" not in write(run) + (run / "summary.txt").read_text()
-    skipped = [Skipped("train", "a b", "images/a <b>.jpg", "it is empty"), Skipped("val", "ü", "images/ü.jpg", "cut short")]
+    skipped = [
+        Skipped("train", "a b", "images/a <b>.jpg", "it is empty (0 bytes)"),
+        Skipped("val", "ü", "images/ü.jpg", "it is empty"),
+    ]
     write_skipped(run / "splits/skipped.csv", skipped)
     page = write(run)
-    assert "2 photographs could not be read and were left out" in page
-    assert "train: images/a &lt;b&gt;.jpg (it is empty)\nval: images/ü.jpg (cut short)" in page
+    assert "2 photographs were left out (2: it is empty)" in page
+    assert "train: images/a &lt;b&gt;.jpg (it is empty (0 bytes))\nval: images/ü.jpg (it is empty)" in page
     assert page.index("left out") < page.index("<h2>")
-    assert (run / "summary.txt").read_text().endswith("could not be read and were left out; see splits/skipped.csv.\n")
+    assert (run / "summary.txt").read_text().endswith("were left out (2: it is empty); see splits/skipped.csv.\n")
+    write_skipped(run / "splits/skipped.csv", [*skipped, skipped[0]._replace(reason="it is lost")])
+    assert "3 photographs were left out (2: it is empty; 1: it is lost)" in write(run)
     write_skipped(run / "splits/skipped.csv", skipped[:1])
-    assert "1 photograph could not be read and was left out" in write(run)
+    assert "1 photograph was left out (1: it is empty)" in write(run)
 
 
 def test_equal_results_give_an_equal_page(run):

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -43,6 +44,15 @@ def check_count(split: Split, expected: int | None, whole: bool) -> None:
         raise ValueError(f"split {split.name!r} has {counts}; unpack the data set again into an empty root")
     else:
         logger.warning("%s: %d images, but %d are published: figures do not compare", split.name, count, expected)
+
+
+def content_of(split: Split) -> str:
+    """What is in a split, in words: images, masks, and images of each class."""
+    masked = sum(record.mask is not None for record in split.records)
+    counts = Counter(label for record in split.records for label in record.labels)
+    counts["no class"] = sum(not record.labels for record in split.records)
+    classes = ", ".join(f"{name} {counts[name]}" for name in (*split.classes, "no class"))
+    return f"{len(split.records)} images, {masked} of them with a mask; {classes}"
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------
@@ -106,8 +116,7 @@ def write_splits(
     write_skipped(Path(folder) / "skipped.csv", skipped)
     for split in checked:
         write_split(Path(folder) / f"{split.name}.csv", split)
-        masked = sum(record.mask is not None for record in split.records)
-        logger.info("%s: %d images, %d of them with a mask", split.name, len(split.records), masked)
+        logger.info("%s: %s", split.name, content_of(split))
     logger.info("photographs that are left out: %d", len(skipped))
 
 

@@ -27,3 +27,4 @@ rule submission:
 rule voc_test_submission:
     input:
         made("predictions", "results/{dataset}/submissions/{name}.tgz"),
+    localrule: True
