@@ -44,8 +44,8 @@ def checked(pairs: Iterable[tuple[Any, Any]]) -> dict[str, tuple[int, ...]]:
     """The vectors of 0 and 1 by image id.
 
     Raises:
-        ValueError: no image, an image twice, an id that is no text or cannot name files, or a vector that has another
-            length than the first or another number than 0 and 1; the sentence lacks the name of the file.
+        ValueError: no image, an image twice, an id that is no text, or a vector that has another length than the first or
+            another number than 0 and 1; the sentence lacks the name of the file.
     """
     found: dict[str, tuple[int, ...]] = {}
     length = None
