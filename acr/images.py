@@ -121,6 +121,8 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
         ValueError: the file is missing, or UnreadableError: it is cut short or no image; the sentence names it.
     """
     with _opened(path) as picture:
+        if picture.mode[0] in "IF":  # Pillow would cut off all above 255
+            raise _unreadable(path, f"its pixels are of mode {picture.mode}, but must have 8 bits a channel")
         return np.array(picture.convert("RGB"))
 
 

@@ -2,6 +2,9 @@
 
 import hashlib
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from acr.datasets.download import obtain, provide
 from acr.datasets.published import Archive, published
 from acr.files import hold
 from tests.packing import tgz
+from tests.running import environment
 from tests.server import CUT, Server
 
 FILES = {"set/images/a.txt": np.random.default_rng(0).bytes(1000), "set/list.txt": b"a\n", "other/b.txt": b"b"}
@@ -221,6 +225,31 @@ def test_two_processes_do_not_download_into_one_folder(server, tmp_path):
     with hold(tmp_path / "devkit" / ".download" / "lock"), pytest.raises(ValueError, match="another process is downloading"):
         provide(tmp_path / "devkit", [_archive(server, "good")])
     assert server.requests == []
+
+
+DOWNLOADING = """
+import sys
+from pathlib import Path
+from acr.datasets.download import provide
+from acr.datasets.published import Archive
+provide(Path(sys.argv[1]), [Archive("set.tgz", int(sys.argv[2]), sys.argv[3], "set", "set", "set/images", (sys.argv[4],))])
+"""
+
+
+def test_a_killed_download_goes_on_from_what_it_had(server, tmp_path):
+    root, url = tmp_path / "devkit", server.url("drip/set.tgz")
+    command = [sys.executable, "-c", DOWNLOADING, str(root), str(len(CONTENT)), SUM, url]
+    with subprocess.Popen(command, env=environment()) as process:
+        part = root / ".download" / "set.tgz.part"
+        while process.poll() is None and not (part.exists() and part.stat().st_size):
+            time.sleep(0.05)
+        process.kill()
+    assert {path.name for path in root.iterdir()} == {".download"}
+    had = part.stat().st_size
+    assert 0 < had < len(CONTENT)
+    server.requests.clear()
+    assert provide(root, [_archive(server, "good")]) == {"set.tgz": SUM}
+    assert _asked(server) == [("good", f"bytes={had}-")]
 
 
 # ---- what is published ---------------------------------------------------------------------------------------------------

@@ -65,6 +65,8 @@ FLAGS = "file;big cat;dog\none;1;1\ntwo;0;0\nthree;0;1\nfour;1;0\nfive;;1\n"
 @pytest.mark.parametrize(("name", "content"), [("t.csv", TABLE), ("t.json", json.dumps(COCO)), ("t.txt", FLAGS)])
 def test_labels_come_from_a_table_or_columns_or_cocos_json(photographs, name, content):
     Path(name).write_text("\ufeff" + content if name.endswith("txt") else content)
+    turned, *_ = _splits(replace(photographs, labels=name, classes=("dog", "big cat")), "train")
+    assert turned.classes == ("dog", "big_cat")
     train, val, whole, left_out = _splits(replace(photographs, labels=name))
     assert train.classes == ("big_cat", "dog")
     assert _labels(train, val) == TAGS
@@ -74,6 +76,19 @@ def test_labels_come_from_a_table_or_columns_or_cocos_json(photographs, name, co
     assert {record.image_id for record in train.records}.isdisjoint(record.image_id for record in val.records)
     assert whole.records[0].image == Path("photos/deep/one.jpg")
     assert read_json("source.json") == {"kind": "folder", "root": "photos", "photographs": 6}
+
+
+def test_labels_come_from_the_fields_dictionary(photographs):
+    vectors = {"one": [1, 1], "two": [0, 0], "three": [0, 1], "four": [1, 0], "five": [0, 1], "2007_000032": [1, 0]}
+    np.save("cls_labels.npy", {name: np.array(vector, np.float32) for name, vector in vectors.items()})
+    data = replace(photographs, labels="cls_labels.npy")
+    train, val, left_out = _splits(replace(data, classes=("big cat", "dog")), "train", "val")
+    assert _labels(train, val) == TAGS
+    assert left_out == {"six": "nothing says what is in it"}
+    with pytest.raises(ValueError, match="has vectors of 2 numbers, but classes of the data set names 0; name one a number"):
+        _splits(data)
+    with pytest.raises(ValueError, match="has vectors of 2 numbers, but classes of the data set names 20"):
+        _splits(replace(data, classes=("voc",)))
 
 
 def test_one_subfolder_a_class_and_a_copy_in_two_has_two_labels(tmp_path, monkeypatch):

@@ -235,3 +235,10 @@ def test_crop_copies():
     array = np.zeros((2, 2), np.uint8)
     crop(array, 0, 0, 2, 0)[:] = 9
     assert (array == 0).all()
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_a_photograph_of_more_than_8_bits_is_refused_not_cut_off(tmp_path, kind):
+    Image.fromarray(np.full((4, 6), 300, kind)).save(tmp_path / "deep.tif")
+    with pytest.raises(UnreadableError, match=r"deep\.tif cannot be read .*pixels are of mode .*8 bits a channel"):
+        read_image(tmp_path / "deep.tif")

@@ -68,6 +68,20 @@ def test_your_own_three_lines_fit_the_preset():
     assert {weights.file.rpartition("/")[0] for weights in plan.recipes["weights"].values()} == {"/path/to"}
 
 
+def test_the_walk_through_ones_own_data_fits_its_preset():
+    walk = (ROOT / "docs" / "own-data.md").read_text()
+    mine = yaml.safe_load(re.search(r"^```yaml\n(.*?)^```$", walk, re.MULTILINE | re.DOTALL)[1])
+    plan = config.check(merged(yaml.safe_load((ROOT / "config" / "folder.yaml").read_text()), mine))
+    assert (plan.dataset, plan.data.root, plan.data.labels) == ("mine", "photos", "labels.csv")
+    assert re.search(r"^ {4}snakemake --cores all --configfile config/folder.yaml mine.yaml$", walk, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("docs/*.md"), ROOT / "config" / "README.md"], ids=lambda page: page.name)
+def test_what_the_pages_link_to_exists(page):
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+        assert (page.parent / path).exists(), path
+
+
 def test_measured_numbers_have_their_place():
     assert README.count("<!-- results -->") == README.count("<!-- /results -->") == 1
 

@@ -150,7 +150,7 @@ def _connect(url: str, part: Path, size: int) -> None:
             # a firewall's page, say: it must not replace what is there already
             raise OSError(f"the file there has {offered} bytes instead of {size}")
         progress = tqdm(total=size, initial=start, desc=part.stem, unit="B", unit_scale=True, disable=None)
-        with part.open("ab" if start else "wb") as file, progress:
+        with part.open("ab" if start else "wb", buffering=0) as file, progress:  # what came is there, even after a kill
             for chunk in _chunks(response):
                 file.write(chunk)
                 progress.update(len(chunk))

@@ -11,6 +11,7 @@ from typing import Any
 
 from acr.config import WHOLE, Folder
 from acr.datasets.base import Record, Skipped, Split, check_labels, read_text
+from acr.datasets.label_dictionaries import named_classes, read_label_dictionary
 from acr.datasets.tags import LABEL_COLUMNS, SPLIT_COLUMNS, Photographs, class_name, image_ids, labels_of, parse_table
 from acr.files import digest
 
@@ -94,7 +95,7 @@ def _known(data: Folder) -> Known:
     there = Photographs(paths, Path(data.root))
     found, named = _labels(data, there)
     wanted = {path: [name for label in labels if (name := class_name(label)) != NO_CLASS] for path, labels in found.items()}
-    classes = tuple(class_name(name) for name in data.classes or named) or tuple(sorted({*chain(*wanted.values())}))
+    classes = tuple(map(class_name, named)) or tuple(sorted({*chain(*wanted.values())}))
     if not classes:
         raise ValueError(f"{data.labels or data.root} gives no photograph a class; see docs/own-data.md for how to")
     for path, names in wanted.items():
@@ -103,31 +104,25 @@ def _known(data: Folder) -> Known:
     labels = {path: tuple(name for name in classes if name in wanted[path]) for path in paths if path in wanted}
     splits = _splits(data, there, labels, ids)
     left_out = {path: UNLABELLED for path in paths if path not in labels}
-    left_out |= {path: UNLISTED for path in labels if not any(path in names for names in splits.values())}
+    listed = {*chain(*splits.values())}
+    left_out |= {path: UNLISTED for path in labels if path not in listed}
     return Known(ids, labels, classes, {**splits, WHOLE: paths}, left_out)
 
 
 def _labels(data: Folder, there: Photographs) -> tuple[Labels, Sequence[str]]:
     """The labels of each photograph that has any said of it, and the names of the classes where the source orders them."""
     if data.labels is None:
-        return _of_folders(there), ()
+        return _of_folders(there), data.classes
     path = Path(data.labels)
     if not path.is_file():
         raise ValueError(f"{path} does not exist, but labels of the data set must name a file; check it")
-    if path.suffix.lower() == ".json":
-        rows, names = _of_coco(path)
-    else:
-        table = parse_table(read_text(path), there)
-        try:
-            rows = labels_of(table)
-        except ValueError as error:
-            raise ValueError(f"{path} {error}") from None
-        ordered = table.names and table.column(LABEL_COLUMNS) is None
-        names = [table.names[place] for place in table.class_columns] if ordered else []
+    if path.suffix.lower() in (".npy", ".npz"):
+        return _of_dictionary(path, there, data.classes)
+    rows, names = _of_coco(path) if path.suffix.lower() == ".json" else _of_table(path, there)
     labels: dict[str, list[str]] = {}
     for name, found in rows:
         labels.setdefault(there.get(name, path), []).extend(found)
-    return labels, names
+    return labels, data.classes or names
 
 
 def _of_folders(there: Photographs) -> Labels:
@@ -142,6 +137,31 @@ def _of_folders(there: Photographs) -> Labels:
             copies[digest(there.root / path) if len(paths) > 1 else ""].append(path)
         labels |= {group[0]: [PurePosixPath(path).parts[0] for path in group] for group in copies.values()}
     return labels
+
+
+def _of_table(path: Path, there: Photographs) -> tuple[list[tuple[str, list[str]]], list[str]]:
+    """The labels of every row of a table, and the classes in the order of its columns where they are columns."""
+    table = parse_table(read_text(path), there)
+    try:
+        rows = labels_of(table)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+    columns = table.names and table.column(LABEL_COLUMNS) is None
+    return rows, [table.names[place] for place in table.class_columns] if columns else []
+
+
+def _of_dictionary(path: Path, there: Photographs, classes: Sequence[str]) -> tuple[Labels, Sequence[str]]:
+    """The labels of the photographs that the field's dictionary of vectors knows, and the classes its numbers stand for.
+
+    Unlike a table it may name photographs that are not there: it is made for whole data sets, and not by its user.
+    """
+    vectors = read_label_dictionary(path)
+    names, length = named_classes(tuple(map(class_name, classes))) if classes else (), len(next(iter(vectors.values())))
+    if length != len(names):
+        given = f"vectors of {length} numbers, but classes of the data set names {len(names)}"
+        raise ValueError(f"{path} has {given}; name one a number, or voc or coco for theirs")
+    found = {there.find(name): vector for name, vector in vectors.items() if there.knows(name)}
+    return {photo: [name for name, one in zip(names, vector, strict=True) if one] for photo, vector in found.items()}, names
 
 
 def _of_coco(path: Path) -> tuple[list[tuple[str, list[str]]], list[str]]:
