@@ -22,6 +22,7 @@ POSITIVE = {
     *("train_images", "val_images", "long_side", "crop_scales", "loss_scales", "scales", "dilations"),
 }
 NOT_EMPTY = {"views", "crop_scales", "scales", "dilations", "rows"}
+PHOTOGRAPHS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # suffixes in a folder of one's own
 TRAINED = ("classifiers", "affinities", "segmenters")
 WHOLE = "all"  # the split of every photograph of a folder, whatever is known of it
 Recipe = TypeVar("Recipe")
@@ -105,7 +106,7 @@ class Folder(Dataset):
 
     kind: Literal["folder"] = "folder"
     root: str = "data/images"
-    labels: str | None = None  # a table, COCO's JSON or an npz archive; null: one sub-folder a class
+    labels: str | None = None  # a table, COCO's JSON or the field's dictionary; null: one sub-folder a class
     classes: tuple[str, ...] = ()  # in the order of their mask values; none: all that the labels name
     masks: str | None = None  # folder of PNGs named as the photographs: class number from 1, 0 background, 255 void
     splits: str | None = None  # table image,split with the names below; null: drawn
@@ -533,6 +534,10 @@ def _check_names(plan: Plan) -> None:
             raise ValueError(f"{where} is {name!r}, which cannot name files; use letters, digits, _ and -")
         if name in ("skipped", WHOLE) and where in splits:
             raise ValueError(f"{where} is {name!r}, the name of another table beside those of the splits; choose another")
+        if name == "test" and plan.data.kind == "voc12":
+            raise ValueError(
+                f"{where} is 'test', whose masks only VOC's server has; ask for the target voc_test_submission instead"
+            )
 
 
 def _check_shares(plan: Plan) -> None:

@@ -140,7 +140,8 @@ def write_heat_maps(artefact: Artefact, folder: Path) -> None:
 def write_coco(artefact: Artefact, folder: Path) -> None:
     """Writes instances_{split}.json, in which each class of an image is one annotation; void pixels are in none.
 
-    Category ids are class index + 1, image ids positions in the split from 1 on, file names those of the photographs.
+    Category ids are class index + 1, image ids positions in the split from 1 on, file names those of the photographs, with
+    what leads to them from the folder that all lie in.
     """
     split = artefact.split
     categories = [{"id": index, "name": name} for index, name in enumerate(split.classes, start=1)]
@@ -214,9 +215,10 @@ def _progress(artefact: Artefact) -> Iterable[Record]:
 
 
 def _coco_images(artefact: Artefact) -> Iterator[dict[str, Any]]:
+    common = Path(os.path.commonpath([record.image.parent for record in artefact.split.records]))
     for number, record in enumerate(artefact.split.records, start=1):
         height, width = image_size(_mask_path(artefact, record))
-        yield {"id": number, "file_name": record.image.name, "height": height, "width": width}
+        yield {"id": number, "file_name": record.image.relative_to(common).as_posix(), "height": height, "width": width}
 
 
 def _coco_annotations(artefact: Artefact) -> Iterator[dict[str, Any]]:

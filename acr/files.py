@@ -15,7 +15,7 @@ import struct
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -120,13 +120,37 @@ def glance(path: str | Path) -> str:
         return hashlib.sha256(b"%d %b %b" % (size, first, stream.read())).hexdigest()
 
 
-def outline(paths: Iterable[str | Path]) -> str:
-    """A digest of names and sizes of all files in folders, and of the content of single files; dates do not count."""
-    lines = []
-    for path in map(Path, paths):
-        files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else []
-        lines += [f"{item.relative_to(path)} {item.stat().st_size}" for item in files]
-        lines.append(digest(path) if path.is_file() else str(path))
+def listed(root: str | Path, suffixes: Collection[str]) -> list[str]:
+    """The paths below `root` of all files of these suffixes, in their order; capitals do not count.
+
+    What is hidden or of a Mac's archives is passed over; a linked folder is followed, once.
+
+    Raises:
+        ValueError: a name is not UTF-8, as those in old zip archives are not.
+    """
+    found, seen = [], set()
+    for folder, names, files in os.walk(root, followlinks=True):
+        names[:] = [] if os.path.realpath(folder) in seen else [name for name in names if name[0] != "." and name != "__MACOSX"]
+        paths = [Path(folder, name) for name in files if os.path.realpath(folder) not in seen and name[0] != "."]
+        seen.add(os.path.realpath(folder))
+        found += [path.relative_to(root).as_posix() for path in paths if path.suffix.lower() in suffixes]
+    for path in found:
+        if path != path.encode(errors="ignore").decode():
+            raise ValueError(f"{root} holds the file {os.fsencode(path)!r}, whose name is not UTF-8; give it another name")
+    return sorted(found)
+
+
+def outline(folders: Mapping[str, Collection[str]], files: Iterable[str]) -> str:
+    """A digest of names and sizes of the files that `listed` finds in folders, and of the content of single files.
+
+    Dates do not count, nor does anything else that lies in the folders.
+    """
+    lines = [
+        f"{folder} {path} {Path(folder, path).stat().st_size}"
+        for folder, suffixes in folders.items()
+        for path in listed(folder, suffixes)
+    ]
+    lines += [f"{file} {digest(file) if Path(file).is_file() else ''}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

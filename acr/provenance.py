@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,24 @@ PACKAGE = Path(__file__).parent
 LIBRARIES = ("acr", "torch", "timm", "numpy", "opencv-python-headless", "pydensecrf2")
 
 
-def fingerprint(script: str | Path) -> str:
+def fingerprint(script: str | Path, idle: Collection[str] = ()) -> str:
     """The name of a script and a digest of it, of the modules of this package that it imports, and of all that these import.
 
-    Comments, docstrings and layout do not count: an edit of them changes no result.
+    Comments, docstrings and layout do not count: an edit of them changes no result. Nor do `idle` modules, which are
+    imported and never run, and what only they import.
     """
     code = hashlib.sha256(_source(Path(script))[0].encode())
-    for module in sorted(_closure(_source(Path(script))[1])):
+    for module in sorted(_closure(_source(Path(script))[1], idle)):
         code.update(f"{module}\0{_source(_file(module))[0]}\0".encode())
     return f"code of {Path(script).name}: {code.hexdigest()[:16]}"
 
 
-def _closure(modules: Iterable[str]) -> set[str]:
+def _closure(modules: Iterable[str], idle: Collection[str]) -> set[str]:
     found: set[str] = set()
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module not in found and _file(module) is not None:
+        if module not in found and module not in idle and _file(module) is not None:
             found.add(module)
             # importing a module runs the packages it lies in
             waiting += [*_source(_file(module))[1], *filter(None, [module.rpartition(".")[0]])]

@@ -121,9 +121,9 @@ def left_out_text(skipped: Sequence[Skipped]) -> str:
     """How many photographs were left out and why, the commonest reason first; empty where none was."""
     if not skipped:
         return ""
-    counts = Counter(item.reason.partition(" (")[0] for item in skipped)
-    reasons = "; ".join(f"{count}: {reason}" for reason, count in counts.most_common())
-    count = "1 photograph was" if len(skipped) == 1 else f"{len(skipped)} photographs were"
+    photographs = {item.image: item.reason.partition(" (")[0] for item in skipped}  # one may have been in several splits
+    reasons = "; ".join(f"{count}: {reason}" for reason, count in Counter(photographs.values()).most_common())
+    count = "1 photograph was" if len(photographs) == 1 else f"{len(photographs)} photographs were"
     return f"{count} left out ({reasons}); see splits/skipped.csv.\n"
 
 

@@ -28,8 +28,9 @@ class Server:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """good; cut: breaks off; forgetful: no ranges; page: a firewall's, with status 200; wrong: other bytes of that length;
-    long: one byte more; short: says one byte less; busy: 503 twice; drip: a byte each tenth of a second; missing."""
+    """good; cut: breaks off; forgetful: no ranges; page: a firewall's, with status 200; chunked: one of a length that is not
+    said; wrong: other bytes of that length; long: one byte more; short: says one byte less; busy: 503 twice; drip: a byte
+    each tenth of a second; missing."""
 
     test: Server
 
@@ -46,10 +47,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(how, self.test.files[name], int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0)
 
     def _send(self, how: str, whole: bytes, start: int) -> None:
-        pages = {"page": b"<html>blocked by policy</html>", "wrong": whole[::-1], "long": whole + b"!", "short": whole[:-1]}
-        content, start = pages.get(how, whole), start if how not in ("forgetful", "page") else 0
+        page = b"<html>blocked by policy</html>"
+        pages = {"page": page, "chunked": page, "wrong": whole[::-1], "long": whole + b"!", "short": whole[:-1]}
+        content, start = pages.get(how, whole), start if how not in ("forgetful", "page", "chunked") else 0
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if how != "chunked":
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         if how == "drip":
             for place in range(start, len(content)):

@@ -27,7 +27,7 @@ from acr.datasets.base import (
     write_skipped,
     write_split,
 )
-from acr.datasets.catalogue import check_count, draw_shard, fetch_dataset, write_splits, write_test_split
+from acr.datasets.catalogue import check_count, draw_shard, fetch_dataset, warn_of_habits, write_splits, write_test_split
 from acr.files import Arrays, read_json, write_json
 from acr.images import read_mask, write_image, write_mask
 from acr.shapes import VOID
@@ -422,6 +422,30 @@ def test_the_test_split_is_listed_in_the_devkit_or_beside_it(devkit, tmp_path, p
     (devkit / place / "JPEGImages/2008_2.jpg").write_text("text")
     with _raises("2008_2.jpg cannot be read as an image", "replace it"):
         write_test_split(recipe=_voc(devkit), execution={"workers": 0}, output=tmp_path / "test.csv")
+
+
+def test_a_downloaded_test_split_must_have_all_images(devkit, tmp_path):
+    (devkit / "VOC2012test/ImageSets/Segmentation").mkdir(parents=True)
+    (devkit / "VOC2012test/ImageSets/Segmentation/test.txt").write_text("2008_1\n")
+    write_image(devkit / "VOC2012test/JPEGImages/2008_1.jpg", np.zeros((4, 6, 3), np.uint8))
+    write_json(devkit / ".archives.json", {"VOC2012test.tar": "sha256:0"})
+    with _raises("split 'test' has 1 images, but 1456 are published"):
+        write_test_split(recipe=_voc(devkit), execution={"workers": 0}, output=tmp_path / "test.csv")
+
+
+def test_what_is_reported_is_not_learnt_from(devkit, tmp_path):
+    (devkit / "VOC2012/ImageSets/Segmentation/train_aug.txt").write_text("2007_1\n2007_3\n")
+    with _raises("the splits 'train_aug' and 'val' share 1 photographs, such as '2007_3'; take them out of one"):
+        _write(_voc(devkit, "train_aug"), tmp_path / "splits")
+
+
+def test_a_class_of_every_photograph_is_told(split, caplog):
+    warn_of_habits(split)
+    assert not caplog.records
+    warn_of_habits(replace(split, records=split.records[::3]))
+    assert [record.message for record in caplog.records] == [
+        "train: every photograph has the class cow, which cannot be learnt without some that lack it"
+    ]
 
 
 def test_only_voc_has_a_test_split(tmp_path):

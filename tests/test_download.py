@@ -84,13 +84,19 @@ def test_a_partial_file_that_is_too_long_is_thrown_away(server, tmp_path):
     assert _asked(server) == [("good", None)]
 
 
-@pytest.mark.parametrize(("how", "size"), [("page", 30), ("long", len(CONTENT) + 1), ("short", len(CONTENT) - 1)])
+@pytest.mark.parametrize(
+    ("how", "size"),
+    [("page", 30), ("chunked", "an unknown number of"), ("long", len(CONTENT) + 1), ("short", len(CONTENT) - 1)],
+)
 def test_a_file_of_another_length_does_not_replace_what_is_there(server, tmp_path, how, size):
     (tmp_path / "set.tgz.part").write_bytes(CONTENT[:50])
     with pytest.raises(ValueError, match=f"the file there has {size} bytes instead of {len(CONTENT)}"):
         obtain(_archive(server, how), tmp_path)
     assert (tmp_path / "set.tgz.part").read_bytes() == CONTENT[:50]
     assert not (tmp_path / "set.tgz").exists()
+    server.requests.clear()
+    assert obtain(_archive(server, how, "good"), tmp_path).read_bytes() == CONTENT
+    assert _asked(server) == [(how, "bytes=50-"), ("good", "bytes=50-")]
 
 
 def test_a_wrong_file_is_asked_for_once_and_never_taken(server, tmp_path):
@@ -151,8 +157,16 @@ def test_an_archive_put_there_by_hand_is_used_when_it_is_right(server, tmp_path)
 
 def test_mirrors_of_ones_own_come_first(server, tmp_path):
     mine = server.url("cut") + "/"
-    assert obtain(_archive(server, "good"), tmp_path, [mine, str(tmp_path / "absent")]).read_bytes() == CONTENT
+    assert obtain(_archive(server, "good"), tmp_path, [mine, str(tmp_path)]).read_bytes() == CONTENT
     assert {path for path, _ in _asked(server)} == {"cut"}
+
+
+def test_a_mirror_that_is_no_folder_is_refused(server, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"execution\.mirrors names '.*/absent', which is no folder"):
+        obtain(_archive(server, "good"), tmp_path, [str(tmp_path / "absent")])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "set.tgz").write_bytes(CONTENT)
+    assert obtain(_archive(server, "good"), tmp_path / "root", ["~"]) == tmp_path / "set.tgz"
 
 
 def test_a_folder_of_archives_is_used_in_place_and_left_alone(server, tmp_path):
@@ -221,6 +235,28 @@ def test_a_root_that_is_something_else_is_refused(server, tmp_path):
     assert [path.name for path in Path(tmp_path / "devkit").iterdir()] == ["holiday"]
 
 
+def test_a_folder_that_lacks_its_sign_is_told_before_the_download(server, tmp_path):
+    (tmp_path / "devkit" / "main").mkdir(parents=True)
+    (tmp_path / "devkit" / "set").mkdir()
+    main = Archive("main.tgz", 1, "sha256:0", "main", "main", "main", ())
+    with pytest.raises(ValueError, match=r"devkit/set lacks set/images of set\.tgz; complete it or take it away"):
+        provide(tmp_path / "devkit", [main, _archive(server, "good")])
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("moment", ["write_json", "unpack", "shutil"])
+def test_an_end_at_any_moment_leaves_nothing_that_lasts(server, tmp_path, monkeypatch, moment):
+    """Killed before the record, before the folder, before the staging area is gone."""
+    name = {"shutil": "shutil.rmtree"}.get(moment, moment)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"acr.datasets.download.{name}", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            provide(tmp_path / "devkit", [_archive(server, "good")])
+    assert provide(tmp_path / "devkit", [_archive(server, "good")]) == {"set.tgz": SUM}
+    assert {path.name for path in (tmp_path / "devkit").iterdir()} == {"set", ".archives.json"}
+    assert len(server.requests) == 1
+
+
 def test_two_processes_do_not_download_into_one_folder(server, tmp_path):
     with hold(tmp_path / "devkit" / ".download" / "lock"), pytest.raises(ValueError, match="another process is downloading"):
         provide(tmp_path / "devkit", [_archive(server, "good")])
@@ -260,7 +296,7 @@ def test_every_archive_has_mirrors_and_a_checksum(kind):
     for archive in published(kind).archives.values():
         assert re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", archive.checksum)
         assert archive.size > 10**8
-        assert len(archive.urls) >= 2
+        assert len(set(archive.urls)) >= 2
         assert all(re.fullmatch(rf"https?://[\w.-]+/.*{re.escape(archive.name)}", url) for url in archive.urls)
         assert f"{archive.sign}/".startswith(f"{archive.becomes}/")
 

@@ -1,18 +1,21 @@
 """Photographs of one's own: every way to say what is in them, masks or none, a table of splits or lots."""
 
 import json
+import os
 import re
+import sys
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from acr.config import WHOLE, Folder, canonical
+from acr.config import PHOTOGRAPHS, WHOLE, Folder, canonical
 from acr.datasets import folder
 from acr.datasets.base import read_skipped, read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
-from acr.files import read_json
+from acr.files import outline, read_json
 from acr.images import write_image, write_mask
 
 SOME = ("deep/one.jpg", "deep/two.png", "three.WEBP", "four.bmp", "five.tif", "six.jpeg")
@@ -98,7 +101,7 @@ def test_one_subfolder_a_class_and_a_copy_in_two_has_two_labels(tmp_path, monkey
         "dog/deep/b.png": 2,
         "big cat/c.png": 3,
         "big cat/copy of a.png": 1,
-        "background/d.png": 4,
+        "Background/d.png": 4,
         "e.png": 5,
     }
     for name, grey in places.items():
@@ -109,10 +112,10 @@ def test_one_subfolder_a_class_and_a_copy_in_two_has_two_labels(tmp_path, monkey
         "big cat__copy of a": ("big_cat", "dog"),
         "dog__deep__b": ("dog",),
         "big cat__c": ("big_cat",),
-        "background__d": (),
+        "Background__d": (),
     }
     assert len(whole.records) == 6
-    assert left_out == dict.fromkeys(["dog__a", "e"], "nothing says what is in it")
+    assert left_out == {"dog__a": "it is a copy of a photograph in another sub-folder", "e": "nothing says what is in it"}
 
 
 def test_one_class_is_enough(photographs):
@@ -159,24 +162,92 @@ def test_train_and_val_may_be_one(photographs):
 
 def test_the_lots_stay_where_they_are_when_photographs_are_added():
     paths = [f"{number}.jpg" for number in range(200)]
-    ids = {path: path for path in paths}
-    few = folder.drawn_by_lot(dict.fromkeys(paths[:150], ("dog",)), ids, 0.2)
-    many = folder.drawn_by_lot(dict.fromkeys(paths, ("dog",)), ids, 0.2)
+    few = folder.drawn_by_lot(dict.fromkeys(paths[:150], ("dog",)), 0.2)
+    many = folder.drawn_by_lot(dict.fromkeys(paths, ("dog",)), 0.2)
     assert (len(few), len(many)) == (30, 40)
     assert len(few - many) <= 4  # of 30: the share of the first 150 among the 40 lowest lots moves with the sample
-    assert few == folder.drawn_by_lot(dict.fromkeys(reversed(paths[:150]), ("dog",)), ids, 0.2)
+    assert few == folder.drawn_by_lot(dict.fromkeys(reversed(paths[:150]), ("dog",)), 0.2)
 
 
 def test_every_class_stays_in_train():
-    ids = {str(number): str(number) for number in range(20)}
-    labels = {path: (f"class {path}",) if int(path) < 5 else ("common",) for path in ids}
+    labels = {str(number): (f"class {number}",) if number < 5 else ("common",) for number in range(20)}
     for share in (0.1, 0.5, 0.9):
-        val = folder.drawn_by_lot(labels, ids, share)
-        assert {name for path in labels if path not in val for name in labels[path]} == {
-            n for names in labels.values() for n in names
-        }
+        val = folder.drawn_by_lot(labels, share)
+        assert {name for path in labels if path not in val for name in labels[path]} == {*chain(*labels.values())}
         assert val
-    assert len(folder.drawn_by_lot({"1": ("a",), "2": ("b",)}, {"1": "1", "2": "2"}, 0.5)) == 1
+    assert len(folder.drawn_by_lot({"1": ("a",), "2": ("b",)}, 0.5)) == 1
+
+
+def test_folders_of_splits_with_a_folder_a_class_in_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = ["train/cat/1.png", "train/dog/2.png", "Valid/dog/3.png", "test/cat/4.png", "train/5.png"]
+    for grey, name in enumerate(places):
+        write_image(Path("photos") / name, np.full((4, 6, 3), grey, np.uint8))
+    train, val, whole, left_out = _splits(Folder(root="photos"))
+    assert train.classes == ("cat", "dog")
+    assert _labels(train) == {"train__cat__1": ("cat",), "train__dog__2": ("dog",)}
+    assert _labels(val) == {"Valid__dog__3": ("dog",)}
+    assert len(whole.records) == 5
+    assert left_out == {"test__cat__4": "it is in no split", "train__5": "nothing says what is in it"}
+
+
+def test_a_background_is_no_class_wherever_it_stands(photographs):
+    Path("t.csv").write_text("image,background,dog\none,0,1\ntwo,1,0\nthree,0,1\n")
+    Path("t.json").write_text(json.dumps({**COCO, "categories": [{"id": 0, "name": "Background"}, *COCO["categories"]]}))
+    for name, classes in {"t.csv": ("dog",), "t.json": ("big_cat", "dog")}.items():
+        train, _ = _splits(replace(photographs, labels=name), "train")
+        assert train.classes == classes
+
+
+def test_linked_folders_are_followed_and_ways_round_do_not_matter(photographs, tmp_path):
+    Path("t.csv").write_text(TABLE)
+    (tmp_path / "more").mkdir()
+    write_image(tmp_path / "more/linked.png", np.zeros((4, 6, 3), np.uint8))
+    Path("photos/link").symlink_to(tmp_path / "more")
+    Path("photos/loop").symlink_to(tmp_path / "photos")
+    write_mask(Path("photos/masks/one.PNG".replace("PNG", "png")), np.ones((4, 6), np.uint8))
+    Path("photos/masks/one.png").rename("photos/masks/one.PNG")
+    data = replace(photographs, labels="t.csv", masks="photos/../photos/masks")
+    train, val, whole, _ = _splits(data)
+    assert {record.image_id for record in whole.records} == {*TAGS, "six", "link__linked"}
+    assert [record.image_id for split in (train, val) for record in split.records if record.mask] == ["deep__one"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such name")
+def test_a_name_that_is_not_utf8_is_told(photographs, tmp_path):
+    (tmp_path / os.fsdecode(b"photos/caf\xe9.jpg")).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"photos holds the file b'caf\\xe9\.jpg', whose name is not UTF-8; give it another"):
+        folder.photographs(photographs)
+
+
+def test_what_lies_in_the_folder_beside_photographs_is_not_seen(photographs):
+    def seen() -> str:
+        return outline({"photos": PHOTOGRAPHS}, ["t.csv"])
+
+    Path("t.csv").write_text(TABLE)
+    before = seen()
+    for name in (".DS_Store", "Thumbs.db", "deep/notes.txt"):
+        (Path("photos") / name).write_text("whatever")
+    Path("photos/four.bmp").touch()
+    assert seen() == before
+    Path("t.csv").write_text(TABLE.replace("dog", "cow"))
+    other = seen()
+    write_image(Path("photos/seven.png"), np.zeros((4, 6, 3), np.uint8))
+    assert len({before, other, seen()}) == 3
+
+
+def test_a_mask_that_two_photographs_may_have_is_refused(photographs):
+    Path("t.csv").write_text(TABLE)
+    write_image(Path("photos/else/one.jpg"), np.zeros((4, 6, 3), np.uint8))
+    Path("t.csv").write_text(TABLE.replace("one", "deep/one.jpg"))
+    write_mask(Path("m/one.png"), np.ones((4, 6), np.uint8))
+    data = replace(photographs, labels="t.csv", masks="m")
+    with pytest.raises(ValueError, match=r"m/one\.png may be the mask of deep/one\.jpg or of else/one\.jpg; give"):
+        _splits(data)
+    write_mask(Path("m/deep/one.png"), np.ones((4, 6), np.uint8))
+    Path("m/one.png").unlink()
+    train, val, _ = _splits(data, "train", "val")
+    assert [record.mask for split in (train, val) for record in split.records if record.mask] == [Path("m/deep/one.png")]
 
 
 @pytest.mark.parametrize(
@@ -185,10 +256,10 @@ def test_every_class_stays_in_train():
         ({"root": "absent"}, {}, "absent is no folder, but root of the data set must name that of your photographs"),
         ({"root": "empty"}, {"empty/a.txt": ""}, "empty holds no photograph, that is no file that ends in .bmp, .jpeg, .jpg"),
         ({"labels": "t.csv"}, {}, "t.csv does not exist, but labels of the data set must name a file"),
-        ({"labels": "t.csv"}, {"t.csv": ""}, "t.csv gives no photograph a class; see docs/own-data.md"),
+        ({"labels": "t.csv"}, {"t.csv": ""}, "t.csv is empty, but must be a table; write a row for each"),
         ({"labels": "t.csv"}, {"t.csv": "image,labels\none,\n"}, "t.csv gives no photograph a class"),
         ({"labels": "t.csv"}, {"t.csv": "image,labels\nnine,dog\n"}, "t.csv names the photograph 'nine', which is not below"),
-        ({"labels": "t.csv"}, {"t.csv": "image,dog\none,2\n"}, "t.csv holds '2' for 'one', but must have columns image and"),
+        ({"labels": "t.csv"}, {"t.csv": "image,dog\none,2\n"}, "t.csv holds '2' in the column 'dog' for 'one', but"),
         (
             {"labels": "t.csv", "classes": ("cat",)},
             {"t.csv": TABLE},
@@ -201,7 +272,12 @@ def test_every_class_stays_in_train():
         (
             {"labels": "t.csv", "splits": "s.csv"},
             {"t.csv": TABLE, "s.csv": "image,split\none,train\n"},
-            "split 'val' is empty, but must list at least one image",
+            "s.csv has the splits train, but train and val of the data set are train and val",
+        ),
+        (
+            {"labels": "t.csv", "splits": "s.csv"},
+            {"t.csv": TABLE, "s.csv": "image,split\none,train\ndeep/one.jpg,val\n"},
+            "s.csv has 'deep/one.jpg' in train and in val; list it once",
         ),
         ({"labels": "t.csv", "masks": "m"}, {"t.csv": TABLE}, "m holds no mask of any photograph, such as m/"),
     ],
@@ -219,3 +295,10 @@ def test_too_many_classes_for_a_mask_are_refused(photographs):
     Path("t.csv").write_text("image,labels\none," + ";".join(f"c{number}" for number in range(255)) + "\n")
     with pytest.raises(ValueError, match="holds 255 classes, but an 8-bit mask has room for 1 to 254"):
         _splits(replace(photographs, labels="t.csv"))
+
+
+def test_masks_of_0_and_255_are_refused(photographs):
+    Path("t.csv").write_text(TABLE)
+    write_mask(Path("m/three.png"), np.repeat([[0, 255]], 4, axis=0).repeat(3, axis=1).astype(np.uint8))
+    with pytest.raises(ValueError, match="masks in m hold 0 and 255 only, but 255 is void; write 1 for the class"):
+        _splits(replace(photographs, labels="t.csv", masks="m"))

@@ -217,7 +217,8 @@ def test_photographs_that_were_left_out_are_named(run):
     assert "train: images/a &lt;b&gt;.jpg (it is empty (0 bytes))\nval: images/ü.jpg (it is empty)" in page
     assert page.index("left out") < page.index("<h2>")
     assert (run / "summary.txt").read_text().endswith("were left out (2: it is empty); see splits/skipped.csv.\n")
-    write_skipped(run / "splits/skipped.csv", [*skipped, skipped[0]._replace(reason="it is lost")])
+    again = skipped[0]._replace(split="all")  # the same photograph
+    write_skipped(run / "splits/skipped.csv", [*skipped, again, Skipped("val", "c", "c.jpg", "it is lost")])
     assert "3 photographs were left out (2: it is empty; 1: it is lost)" in write(run)
     write_skipped(run / "splits/skipped.csv", skipped[:1])
     assert "1 photograph was left out (1: it is empty)" in write(run)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acr.datasets.base import LONGEST_ID, check_id
-from acr.datasets.tags import Photographs, class_name, image_ids, labels_of, parse_table
+from acr.datasets.tags import Photographs, class_name, class_names, image_ids, labels_of, parse_table, splits_of
 
 PATHS = ["a.jpg", "b c.png", "deep/a.jpg", "deep/d.JPG", "e.webp"]
 ROOT = Path("/photos")
@@ -16,7 +16,7 @@ THERE = Photographs(PATHS, ROOT)
 
 
 def _labels(text: str) -> list[tuple[str, list[str]]]:
-    return labels_of(parse_table(text, THERE))
+    return labels_of(parse_table(text, THERE), ())[0]
 
 
 # ---- names ---------------------------------------------------------------------------------------------------------------
@@ -56,6 +56,8 @@ def test_every_file_gets_a_distinct_id_that_can_name_files(paths):
         ("deep\\a.jpg", "deep/a.jpg"),
         ("./deep/a", "deep/a.jpg"),
         ("/photos/deep/d.JPG", "deep/d.JPG"),
+        ("photos/deep/d.JPG", "deep/d.JPG"),
+        ("photos\\deep\\d", "deep/d.JPG"),
         ("d.JPG", "deep/d.JPG"),
         (" b c ", "b c.png"),
         ("e", "e.webp"),
@@ -68,17 +70,49 @@ def test_a_photograph_is_found_by_whatever_names_it(name, found):
 
 
 def test_a_name_of_two_photographs_is_refused():
-    with pytest.raises(ValueError, match=r"'a' may be a\.jpg or deep/a\.jpg below /photos; write its path"):
+    with pytest.raises(ValueError, match=r"photograph 'a', which may be a\.jpg or deep/a\.jpg below /photos; write its path"):
         THERE.find("a")
 
 
 def test_a_table_that_names_no_photograph_is_refused():
-    with pytest.raises(ValueError, match=r"mine\.csv names the photograph 'zebra', which is not below /photos; add it or"):
-        THERE.get("zebra", Path("mine.csv"))
+    with pytest.raises(ValueError, match="names the photograph 'zebra', which is not below /photos; add it or"):
+        THERE.get("zebra")
 
 
 def test_names_of_classes_have_no_spaces():
     assert class_name("  traffic  light ") == "traffic_light"
+    assert class_names(["dog", "big  cat", "dog", "Background", "nan", "-"]) == ["dog", "big_cat"]
+
+
+@pytest.mark.parametrize("label", ["['cat'", "'dog']", "{cat}", '"cat"'])
+def test_lists_of_some_language_are_no_labels(label):
+    with pytest.raises(ValueError, match=r"holds the label .*; write plain names, separated by semicolons"):
+        class_names(["dog", label])
+
+
+def test_capitals_do_not_make_another_class():
+    with pytest.raises(ValueError, match="holds the labels 'Cat' and 'cat'; write one in the same way everywhere"):
+        class_names(["Cat", "dog", "cat"])
+
+
+def test_of_numbered_photographs_the_column_with_file_names_counts():
+    there = Photographs([f"{number}.jpg" for number in range(5)], ROOT)
+    table = "id,filename,label\n1,3.jpg,cat\n2,4.jpg,dog\n3,1.jpg,cat\n"
+    assert labels_of(parse_table(table, there), ())[0] == [("3.jpg", ["cat"]), ("4.jpg", ["dog"]), ("1.jpg", ["cat"])]
+    flags = "image,cat,dog\n0,1,0\n1,0,1\n"
+    assert labels_of(parse_table(flags, there), ())[0] == [("0", ["cat"]), ("1", ["dog"])]
+
+
+def test_only_the_columns_of_the_wanted_classes_are_looked_at():
+    table = parse_table("image,width,big cat,dog\na,640,1,0\n", THERE)
+    assert labels_of(table, ("dog", "big_cat")) == ([("a", ["big cat"])], ["big cat", "dog"])
+
+
+def test_splits_by_hand():
+    assert splits_of(parse_table("image,split\na,train\ne,val\n", THERE)) == [("a", "train"), ("e", "val")]
+    assert splits_of(parse_table("a\ttrain\n", THERE)) == [("a", "train")]
+    with pytest.raises(ValueError, match=r"has the columns \(one\), but must have image and split"):
+        splits_of(parse_table("a\ne\n", THERE))
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------------
@@ -101,6 +135,12 @@ def test_any_separator_separates(separator):
         ("image,split,tags\na,train,cat\n", [("a", ["cat"])]),
         ("image,label,note\na,cat,very nice\n", [("a", ["cat"])]),
         ("a.jpg,cat dog\ne.webp,cow\n", [("a.jpg", ["cat", "dog"]), ("e.webp", ["cow"])]),
+        ("image,label\na,traffic light\ne,stop sign\n", [("a", ["traffic light"]), ("e", ["stop sign"])]),
+        ("image,label\na,cat;stop sign\n", [("a", ["cat", "stop sign"])]),
+        (",image_path,label\n0,e.webp,cat\n1,a.jpg,dog\n", [("e.webp", ["cat"]), ("a.jpg", ["dog"])]),
+        ("\n\nimage,labels\na,cat\n", [("a", ["cat"])]),
+        ("cat dog,a\ncow,e\n", [("a", ["cat", "dog"]), ("e", ["cow"])]),
+        ("label;Bild\ncat;a\n", [("a", ["cat"])]),
         ("image,label\na,cat\na,dog\n", [("a", ["cat"]), ("a", ["dog"])]),
         ("File name,labels\na,cat\n", [("a", ["cat"])]),
         ("Image , LABELS\r\n a , cat \r\n\r\n", [("a", ["cat"])]),
@@ -118,8 +158,15 @@ def test_labels_by_hand(text, expected):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("image,cat,dog\na,1,2\n", "holds '2' for 'a', but must have columns image and labels, or one column a class"),
-        ("image,cat\na,perhaps\n", "holds 'perhaps' for 'a'"),
+        (
+            "image,cat,dog\na,1,2\n",
+            "holds '2' in the column 'dog' for 'a', but must have columns image and labels, or one column a class",
+        ),
+        ("image,cat\na,perhaps\n", "holds 'perhaps' in the column 'cat' for 'a'"),
+        ("image,labels,split\na,cat,dog,train\n", "has more cells than names of columns in the row 'a,cat,dog,train'; quote"),
+        ("a.jpg,0,1\ne.webp,1,1\n", "has columns of 0 and 1 without names; write a first row with the names of the classes"),
+        ('image,labels\na,"cat\ne,dog\n', "is no table of cells separated by ',' (unexpected end of data); check its quotes"),
+        ("", "is empty, but must be a table"),
         ("image\na\n", "has the columns image, but must have columns image and labels"),
         ("image,split\na,train\n", "has the columns image, split, but must"),
     ],

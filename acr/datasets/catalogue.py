@@ -55,6 +55,24 @@ def content_of(split: Split) -> str:
     return f"{len(split.records)} images, {masked} of them with a mask; {classes}"
 
 
+def check_apart(splits: Sequence[Split]) -> None:
+    """Refuses to learn from photographs of the split that is reported, with a ValueError that names one."""
+    learnt, reported = splits[0], splits[-1]
+    shared = {record.image_id for record in learnt.records} & {record.image_id for record in reported.records}
+    if learnt is not reported and shared:
+        both = f"{learnt.name!r} and {reported.name!r} share {len(shared)} photographs, such as {min(shared)!r}"
+        raise ValueError(f"the splits {both}; take them out of one, for what is learnt from must not be reported")
+
+
+def warn_of_habits(split: Split) -> None:
+    """Says in the log which class every photograph of a split has: a network does not learn what it never misses."""
+    for name in split.classes:
+        if all(name in record.labels for record in split.records):
+            logger.warning(
+                "%s: every photograph has the class %s, which cannot be learnt without some that lack it", split.name, name
+            )
+
+
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
@@ -106,11 +124,13 @@ def write_splits(
     kind, whole = _KINDS[data.kind], read_json(manifest).get("archives", {})
     listed, skipped = kind.read(data, Path(drawn) if drawn else None)
     check_classes(listed[0].classes, f"data set {data.root}")
+    check_apart(listed[: len({data.train, data.val})])
     for split in listed:
         check_split(split)
         check_count(split, kind.images.get(split.name), whole=kind.main in whole)
     checked, unreadable = check_files(listed, how.workers)
-    _report(unreadable, data.on_unreadable)
+    _report(unreadable, data.on_unreadable == "fail", "replace it, or set on_unreadable of the data set to skip")
+    warn_of_habits(checked[0])
     skipped += unreadable
     write_classes(Path(folder) / "classes.txt", listed[0].classes)
     write_skipped(Path(folder) / "skipped.csv", skipped)
@@ -129,20 +149,20 @@ def write_test_split(*, recipe: str, execution: Mapping[str, Any], output: str |
     data, how = config.load_dataset(recipe), config.build(Execution, execution, "execution")
     if data.kind != "voc12":
         raise ValueError(f"the data set is of kind {data.kind!r}, but only voc12 has an evaluation server's test split")
-    voc12.fetch_test(data, how.mirrors)
+    whole = voc12.fetch_test(data, how.mirrors)
     split = voc12.read_test(data)
     check_split(split)
-    check_count(split, _KINDS["voc12"].images["test"], whole=False)
-    _report(check_files([split], how.workers)[1], "fail")
+    check_count(split, _KINDS["voc12"].images["test"], whole)
+    _report(check_files([split], how.workers)[1], fatal=True, way_out="replace it, for the server wants a mask of each")
     write_split(output, split)
 
 
-def _report(skipped: Sequence[Skipped], on_unreadable: str) -> None:
+def _report(skipped: Sequence[Skipped], fatal: bool, way_out: str) -> None:
     """Names the photographs that cannot be read in the log, or refuses the first of them."""
     for item in skipped:
         sentence = item.reason.replace("it", item.image, 1)
-        if on_unreadable == "fail":
-            raise ValueError(f"{sentence}; replace it, or set on_unreadable of the data set to skip")
+        if fatal:
+            raise ValueError(f"{sentence}; {way_out}")
         logger.warning("%s: %s and is left out", item.split, sentence)
 
 

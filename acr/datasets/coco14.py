@@ -94,7 +94,7 @@ def _read(root: Path, name: str, drawn: Path | None) -> tuple[Split, list[Skippe
 
 
 def to_draw(data: Coco14) -> Iterator[tuple[str, Callable[[], UInt8[np.ndarray, "H W"]]]]:
-    """Ids of the annotated images of both splits, and how the mask of each is drawn; one split at a time is in memory."""
+    """Ids of the annotated images of both splits, and how the mask of each is drawn; one split at a time is parsed."""
     for name in data.splits_made:
         names, images = _instances(Path(data.root), name)
         values = {category: index + 1 for index, category in enumerate(names)}

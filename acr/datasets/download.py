@@ -46,27 +46,40 @@ def provide(root: Path, archives: Sequence[Archive], mirrors: Sequence[str] = ()
             is downloading.
     """
     staging, record = root / ".download", root / ".archives.json"
-    absent = [archive for archive in archives if not (root / archive.sign).exists()]
-    if absent:
-        if archives[0] in absent and root.exists() and any(path != staging for path in root.iterdir()):
-            raise ValueError(
-                f"{root} exists but lacks {archives[0].sign}; put {archives[0].folder} of {archives[0].name} there as "
-                f"{archives[0].becomes}, or let root name a folder that is empty or absent to have all of it downloaded"
-            )
+    if staging.exists() or _absent(root, archives):
+        _check_root(root, archives, staging)
         with _held(staging):
-            for archive in absent:
-                _add(root, archive, staging, mirrors)
-                write_json(record, {**(read_json(record) if record.exists() else {}), archive.name: archive.checksum})
+            for archive in _absent(root, archives):  # asked again: another process may have been at it until now
+                logger.info("%s lacks %s: fetching %s", root, archive.sign, archive.name)
+                file = obtain(archive, staging, mirrors)
+                write_json(record, {**_unpacked(record), archive.name: archive.checksum})
+                unpack(file, archive.folder, root / archive.becomes, scratch=staging)
+                if file.parent == staging:
+                    file.unlink()  # at once: with COCO's zips kept the disk would have to hold everything twice
             shutil.rmtree(staging)
+    return _unpacked(record)
+
+
+def _absent(root: Path, archives: Sequence[Archive]) -> list[Archive]:
+    return [archive for archive in archives if not (root / archive.sign).exists()]
+
+
+def _unpacked(record: Path) -> dict[str, str]:
     return read_json(record) if record.exists() else {}
 
 
-def _add(root: Path, archive: Archive, staging: Path, mirrors: Sequence[str]) -> None:
-    logger.info("%s lacks %s: fetching %s", root, archive.sign, archive.name)
-    file = obtain(archive, staging, mirrors)
-    unpack(file, archive.folder, root / archive.becomes, scratch=staging)
-    if file.parent == staging:
-        file.unlink()  # at once: with COCO's zips kept the disk would have to hold everything twice
+def _check_root(root: Path, archives: Sequence[Archive], staging: Path) -> None:
+    """Refuses a root that is something else than it must be, before anything is downloaded."""
+    absent = _absent(root, archives)
+    if archives[0] in absent and root.exists() and any(path.name[0] != "." for path in root.iterdir()):
+        first = archives[0]
+        raise ValueError(
+            f"{root} exists but lacks {first.sign}; put {first.folder} of {first.name} there as {first.becomes}, "
+            "or let root name a folder that is empty or absent to have all of it downloaded"
+        )
+    for archive in absent:
+        if (root / archive.becomes).exists():
+            raise ValueError(f"{root / archive.becomes} lacks {archive.sign} of {archive.name}; complete it or take it away")
 
 
 @contextmanager
@@ -90,11 +103,15 @@ def obtain(archive: Archive, folder: Path, mirrors: Sequence[str] = ()) -> Path:
         ValueError: nobody delivers it, or a file that is there already has the wrong checksum.
     """
     target = folder / archive.name
-    for place in (*(Path(mirror) for mirror in mirrors if "://" not in mirror), folder):
-        if (place / archive.name).exists():
-            if fault := _fault(place / archive.name, archive.checksum):
-                raise ValueError(f"{place / archive.name} {fault}; delete or replace it and run again")
-            return place / archive.name
+    shelves = [Path(mirror).expanduser() for mirror in mirrors if "://" not in mirror]
+    for shelf in shelves:
+        if not shelf.is_dir():
+            raise ValueError(f"execution.mirrors names {str(shelf)!r}, which is no folder; correct it or take it out")
+    for path in (*(shelf / archive.name for shelf in shelves), target):
+        if path.exists():
+            if fault := _fault(path, archive.checksum):
+                raise ValueError(f"{path} {fault}; delete or replace it and run again")
+            return path
     own = [f"{mirror.rstrip('/')}/{archive.name}" for mirror in mirrors if "://" in mirror]
     _download(archive, target, [*own, *archive.urls])
     return target
@@ -109,21 +126,29 @@ def _download(archive: Archive, target: Path, mirrors: list[str]) -> None:
         time.sleep(BACK_OFF * (2**attempt // 2) if mirrors else 0)
         for url in tuple(mirrors):
             try:
-                found = _size(part)
-                _receive(url, part, archive.size)
-                failures[url] = _fault(part, archive.checksum)
+                failures[url] = _fetch(url, part, archive)
                 if not failures[url]:
                     part.replace(target)
                     return
-                part.unlink()
-                if not found:  # what a mirror delivers whole but wrong, it will deliver again
-                    mirrors.remove(url)
+                mirrors.remove(url)  # what it delivers whole but wrong, it will deliver again
             except (OSError, HTTPException) as error:
                 failures[url] = str(error) or type(error).__name__
             logger.warning("%s: %s", url, failures[url])
     reasons = "; ".join(f"{url}: {reason}" for url, reason in failures.items())
     way_out = "put it into a folder that execution.mirrors names, or run again later"
     raise ValueError(f"{archive.name} cannot be downloaded ({reasons}); {way_out}")
+
+
+def _fetch(url: str, part: Path, archive: Archive) -> str:
+    """What is wrong with the whole file that a mirror delivered to `part`, which is then gone; nothing where it is right."""
+    for begun in (_size(part), 0):
+        _receive(url, part, archive.size)
+        if not (fault := _fault(part, archive.checksum)):
+            return ""
+        part.unlink()
+        if not begun:  # else the beginning was another's, and may be what was wrong
+            break
+    return fault
 
 
 def _receive(url: str, part: Path, size: int) -> None:
@@ -145,7 +170,8 @@ def _connect(url: str, part: Path, size: int) -> None:
     headers = {"User-Agent": "acr"} | ({"Range": f"bytes={have}-"} if have else {})
     with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as response:
         start = have if response.status == 206 else 0
-        offered = start + int(response.headers.get("Content-Length", size - start))
+        length = response.headers.get("Content-Length")
+        offered = "an unknown number of" if length is None else start + int(length)
         if offered != size:
             # a firewall's page, say: it must not replace what is there already
             raise OSError(f"the file there has {offered} bytes instead of {size}")

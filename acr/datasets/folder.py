@@ -9,32 +9,44 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from acr.config import WHOLE, Folder
+import numpy as np
+
+from acr.config import PHOTOGRAPHS, WHOLE, Folder
 from acr.datasets.base import Record, Skipped, Split, check_labels, read_text
 from acr.datasets.label_dictionaries import named_classes, read_label_dictionary
-from acr.datasets.tags import LABEL_COLUMNS, SPLIT_COLUMNS, Photographs, class_name, image_ids, labels_of, parse_table
-from acr.files import digest
+from acr.datasets.tags import Photographs, class_name, class_names, image_ids, labels_of, parse_table, splits_of
+from acr.files import digest, listed
+from acr.images import read_mask
+from acr.shapes import BACKGROUND, VOID
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-NO_CLASS = "background"  # a sub-folder or label of this name stands for photographs without any class
+SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": ""}
 UNLABELLED = "nothing says what is in it"
 UNLISTED = "it is in no split"
+COPY = "it is a copy of a photograph in another sub-folder"
+SAMPLED = 20  # masks that are looked into for a habit of others
 
 Labels = Mapping[str, Sequence[str]]  # names of classes by the path of the photograph below the root
 
 
-def drawn_by_lot(labels: Labels, ids: Mapping[str, str], share: float) -> set[str]:
+def drawn_by_lot(labels: Labels, share: float) -> set[str]:
     """The photographs of val: `share` of them, at least one, always the same ones; one of each class stays in train.
 
-    A photograph's lot is a digest of its id, so that another one that is added later moves at most one from side to side.
+    A photograph's lot is a digest of its path, so that another one that is added later moves at most one from side to
+    side. Where that leaves val empty, as with two photographs of two classes, val has one all the same.
     """
-    order = sorted(labels, key=lambda path: hashlib.sha256(ids[path].encode()).digest())
+    order = sorted(labels, key=lambda path: hashlib.sha256(path.encode()).digest())
     val = set(order[: max(1, round(share * len(order)))])
     for name in sorted({name for names in labels.values() for name in names}):
         having = [path for path in order if name in labels[path]]
         if set(having) <= val:
             val.remove(having[-1])
     return val or set(order[:1])
+
+
+def class_depth(paths: Sequence[str]) -> int:
+    """Where in a path the sub-folder stands that is a class: first (0), or second (1), below those of splits."""
+    tops = {PurePosixPath(path).parts[0].casefold() for path in paths if "/" in path}
+    return int("train" in {SPLIT_FOLDERS.get(top) for top in tops} and tops <= set(SPLIT_FOLDERS))
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------
@@ -73,81 +85,74 @@ def read(data: Folder, drawn: Path | None) -> tuple[list[Split], list[Skipped]]:
 
 
 def photographs(data: Folder) -> list[str]:
-    """The paths below the root of all photographs, in their order; hidden files and the masks' folder are passed over."""
-    root, masks = Path(data.root), Path(data.masks).absolute() if data.masks else None
+    """The paths below the root of all photographs, in their order; the masks' folder is passed over."""
+    root, masks = Path(data.root), Path(data.masks).resolve() if data.masks else None
     if not root.is_dir():
         raise ValueError(f"{root} is no folder, but root of the data set must name that of your photographs; check it")
-    found = [
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
-        and not (masks and path.absolute().is_relative_to(masks))
-        and path.is_file()
-    ]
+    found = [path for path in listed(root, PHOTOGRAPHS) if not (masks and (root / path).resolve().is_relative_to(masks))]
     if not found:
-        raise ValueError(f"{root} holds no photograph, that is no file that ends in {', '.join(sorted(SUFFIXES))}; check root")
-    return sorted(path.relative_to(root).as_posix() for path in found)
+        raise ValueError(f"{root} holds no photograph, that is no file that ends in {', '.join(PHOTOGRAPHS)}; check root")
+    return found
 
 
 def _known(data: Folder) -> Known:
-    paths = photographs(data)
-    there = Photographs(paths, Path(data.root))
-    found, named = _labels(data, there)
-    wanted = {path: [name for label in labels if (name := class_name(label)) != NO_CLASS] for path, labels in found.items()}
-    classes = tuple(map(class_name, named)) or tuple(sorted({*chain(*wanted.values())}))
+    there = Photographs(photographs(data), Path(data.root))
+    source = data.labels or data.root
+    try:
+        found, named = _labels(data, there)
+        labelled = {path: class_names(names) for path, names in found.items()}
+        classes = tuple(class_names(named) or class_names(sorted({*chain(*labelled.values())})))
+    except ValueError as error:
+        raise ValueError(f"{source} {error}") from None
     if not classes:
-        raise ValueError(f"{data.labels or data.root} gives no photograph a class; see docs/own-data.md for how to")
-    for path, names in wanted.items():
+        raise ValueError(f"{source} gives no photograph a class; see docs/own-data.md for how to")
+    for path, names in labelled.items():
         check_labels(names, classes, f"photograph {path!r}")
-    ids = dict(zip(paths, image_ids(paths), strict=True))
-    labels = {path: tuple(name for name in classes if name in wanted[path]) for path in paths if path in wanted}
-    splits = _splits(data, there, labels, ids)
-    left_out = {path: UNLABELLED for path in paths if path not in labels}
-    listed = {*chain(*splits.values())}
-    left_out |= {path: UNLISTED for path in labels if path not in listed}
-    return Known(ids, labels, classes, {**splits, WHOLE: paths}, left_out)
+    labels = {path: tuple(name for name in classes if name in labelled[path]) for path in there.paths if path in labelled}
+    splits = _splits(data, there, labels)
+    depth = len(there.paths) if data.labels else class_depth(there.paths)
+    left_out = {path: COPY if path.count("/") > depth else UNLABELLED for path in there.paths if path not in labels}
+    in_some = {*chain(*splits.values())}
+    left_out |= {path: UNLISTED for path in labels if path not in in_some}
+    ids = dict(zip(there.paths, image_ids(there.paths), strict=True))
+    return Known(ids, labels, classes, {**splits, WHOLE: there.paths}, left_out)
 
 
 def _labels(data: Folder, there: Photographs) -> tuple[Labels, Sequence[str]]:
-    """The labels of each photograph that has any said of it, and the names of the classes where the source orders them."""
+    """The labels of each photograph that has any said of it, and the names of the classes where something orders them.
+
+    Raises:
+        ValueError: the end of a sentence about the source.
+    """
     if data.labels is None:
         return _of_folders(there), data.classes
     path = Path(data.labels)
     if not path.is_file():
-        raise ValueError(f"{path} does not exist, but labels of the data set must name a file; check it")
+        raise ValueError("does not exist, but labels of the data set must name a file; check it")
     if path.suffix.lower() in (".npy", ".npz"):
         return _of_dictionary(path, there, data.classes)
-    rows, names = _of_coco(path) if path.suffix.lower() == ".json" else _of_table(path, there)
+    if path.suffix.lower() == ".json":
+        rows, names = _of_coco(path)
+    else:
+        rows, names = labels_of(parse_table(read_text(path), there), data.classes)
     labels: dict[str, list[str]] = {}
     for name, found in rows:
-        labels.setdefault(there.get(name, path), []).extend(found)
+        labels.setdefault(there.get(name), []).extend(found)
     return labels, data.classes or names
 
 
 def _of_folders(there: Photographs) -> Labels:
-    """One sub-folder a class; copies of one photograph in several make one with several labels."""
-    same, labels = defaultdict(list), {}
+    """One sub-folder a class, or below those of splits; copies of one photograph in several make one with several labels."""
+    depth, same, labels = class_depth(there.paths), defaultdict(list), {}
     for path in there.paths:
-        if "/" in path:
+        if path.count("/") > depth:
             same[(there.root / path).stat().st_size].append(path)
     for paths in same.values():
         copies = defaultdict(list)
         for path in paths:
             copies[digest(there.root / path) if len(paths) > 1 else ""].append(path)
-        labels |= {group[0]: [PurePosixPath(path).parts[0] for path in group] for group in copies.values()}
+        labels |= {group[0]: [PurePosixPath(path).parts[depth] for path in group] for group in copies.values()}
     return labels
-
-
-def _of_table(path: Path, there: Photographs) -> tuple[list[tuple[str, list[str]]], list[str]]:
-    """The labels of every row of a table, and the classes in the order of its columns where they are columns."""
-    table = parse_table(read_text(path), there)
-    try:
-        rows = labels_of(table)
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from None
-    columns = table.names and table.column(LABEL_COLUMNS) is None
-    return rows, [table.names[place] for place in table.class_columns] if columns else []
 
 
 def _of_dictionary(path: Path, there: Photographs, classes: Sequence[str]) -> tuple[Labels, Sequence[str]]:
@@ -158,9 +163,9 @@ def _of_dictionary(path: Path, there: Photographs, classes: Sequence[str]) -> tu
     vectors = read_label_dictionary(path)
     names, length = named_classes(tuple(map(class_name, classes))) if classes else (), len(next(iter(vectors.values())))
     if length != len(names):
-        given = f"vectors of {length} numbers, but classes of the data set names {len(names)}"
-        raise ValueError(f"{path} has {given}; name one a number, or voc or coco for theirs")
-    found = {there.find(name): vector for name, vector in vectors.items() if there.knows(name)}
+        given = f"has vectors of {length} numbers, but classes of the data set names {len(names)}"
+        raise ValueError(f"{given}; name one a number, or voc or coco for theirs")
+    found = {there.find(name): vector for name, vector in vectors.items() if there.surely(name)}
     return {photo: [name for name, one in zip(names, vector, strict=True) if one] for photo, vector in found.items()}, names
 
 
@@ -173,37 +178,65 @@ def _of_coco(path: Path) -> tuple[list[tuple[str, list[str]]], list[str]]:
         for item in content["annotations"]:
             labels[item["image_id"]][1].append(names[item["category_id"]])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not COCO's JSON of images, annotations and categories ({error!r}); check it") from None
+        raise ValueError(f"is not COCO's JSON of images, annotations and categories ({error!r}); check it") from None
     return list(labels.values()), list(names.values())
 
 
-def _splits(data: Folder, there: Photographs, labels: Labels, ids: Mapping[str, str]) -> dict[str, list[str]]:
+def _splits(data: Folder, there: Photographs, labels: Labels) -> dict[str, list[str]]:
+    """The labelled photographs of train and val: as a table or the folders say, else drawn by lot."""
     if data.train == data.val:
         return {data.train: [*labels]}
-    if data.splits is None:
-        val = drawn_by_lot(labels, ids, data.val_share)
-        return {data.train: [path for path in labels if path not in val], data.val: [path for path in labels if path in val]}
-    path = Path(data.splits)
+    if data.splits is not None:
+        role = _listed_splits(Path(data.splits), there)
+        if not {data.train, data.val} <= {*role.values()}:
+            names = f"the splits {', '.join(sorted({*role.values()}))}"
+            raise ValueError(f"{data.splits} has {names}, but train and val of the data set are {data.train} and {data.val}")
+    elif data.labels is None and class_depth(there.paths):
+        folders = {"train": data.train, "val": data.val, "": ""}
+        role = {path: folders[SPLIT_FOLDERS[PurePosixPath(path).parts[0].casefold()]] for path in labels}
+    else:
+        val = drawn_by_lot(labels, data.val_share)
+        role = {path: data.val if path in val else data.train for path in labels}
+    return {name: [path for path in labels if role.get(path) == name] for name in (data.train, data.val)}
+
+
+def _listed_splits(path: Path, there: Photographs) -> dict[str, str]:
+    """The split of each photograph that a table lists."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist, but splits of the data set must name a table image,split; check it")
-    table = parse_table(read_text(path), there)
-    column = table.column(SPLIT_COLUMNS) if table.names else 1
-    if column is None:
-        raise ValueError(f"{path} has the columns {', '.join(table.names)}, but must have image and split")
-    listed = {there.get(row[table.image], path): row[column] for row in table.rows}
-    return {name: [path for path in labels if listed.get(path) == name] for name in (data.train, data.val)}
+    role: dict[str, str] = {}
+    try:
+        for name, split in splits_of(parse_table(read_text(path), there)):
+            if role.setdefault(there.get(name), split) != split:
+                raise ValueError(f"has {name!r} in {role[there.get(name)]} and in {split}; list it once")
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+    return role
 
 
 def _masks(data: Folder, known: Known) -> dict[str, Path]:
-    """The mask of each photograph that has one: named as it is below the root, or in one folder, or by its id."""
+    """The mask of each photograph that has one: of the same path below the masks' folder, or of its bare name or id.
+
+    Raises:
+        ValueError: there is none, one belongs to two photographs, or all have 255, which is void, for their class.
+    """
     if data.masks is None:
         return {}
-    folder, masks = Path(data.masks), {}
+    folder = Path(data.masks)
+    there = {path.casefold(): folder / path for path in listed(folder, [".png"])}
+    masks: dict[str, Path] = {}
     for path, image_id in known.ids.items():
         plain = PurePosixPath(path).with_suffix(".png")
-        places = (folder / plain, folder / plain.name, folder / f"{image_id}.png")
-        if (mask := next((place for place in places if place.is_file()), None)) is not None:
-            masks[path] = mask
+        names = [str(plain), f"{image_id}.png", plain.name]
+        if places := [there[name.casefold()] for name in names if name.casefold() in there]:
+            masks[path] = places[0]
     if not masks:
-        raise ValueError(f"{folder} holds no mask of any photograph, such as {places[0]}; check masks of the data set")
+        raise ValueError(f"{folder} holds no mask of any photograph, such as {folder / plain}; check masks of the data set")
+    owner: dict[Path, str] = {}
+    for path, mask in masks.items():
+        if owner.setdefault(mask, path) != path:
+            raise ValueError(f"{mask} may be the mask of {owner[mask]} or of {path}; give masks the paths of their photographs")
+    values = {int(value) for mask in [*masks.values()][:SAMPLED] for value in np.unique(read_mask(mask))}
+    if VOID in values and values <= {BACKGROUND, VOID}:
+        raise ValueError(f"masks in {folder} hold 0 and 255 only, but 255 is void; write 1 for the class")
     return masks

@@ -6,7 +6,7 @@ import io
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,11 +14,13 @@ from pathlib import Path, PurePosixPath
 from acr.datasets.base import LONGEST_ID
 
 SEPARATORS = "\t;,|"  # of the cells of a table
-BETWEEN_LABELS = ";|,"  # where none of these stands in any cell, white space separates labels
-IMAGE_COLUMNS = {"image", "images", "image_id", "img", "file", "filename", "file_name", "path", "name", "id"}
-LABEL_COLUMNS = {"labels", "label", "tags", "tag", "classes", "class", "categories", "category"}
+BETWEEN_LABELS = ";|,"
+IMAGE_COLUMNS = {"image", "images", "image_id", "image_path", "img", "file", "filename", "file_name", "path", "name", "id"}
+LABEL_COLUMNS = {"labels", "tags", "classes", "categories"}  # labels may be separated by white space
+ONE_LABEL_COLUMNS = {"label", "tag", "class", "category"}  # a label may hold white space
 SPLIT_COLUMNS = {"split", "subset", "set"}
 YES, NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no", ""}
+NO_LABEL = {"", "background", "none", "nan", "null", "-"}  # says that a photograph shows none of the classes
 
 
 # ---- names ---------------------------------------------------------------------------------------------------------------
@@ -27,6 +29,23 @@ YES, NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no", ""}
 def class_name(text: str) -> str:
     """The name of a class as the pipeline writes it: outer space dropped, underscores for inner."""
     return "_".join(text.split())
+
+
+def class_names(labels: Iterable[str]) -> list[str]:
+    """The names of the classes among labels, each once, in their order; words of NO_LABEL are none.
+
+    Raises:
+        ValueError: a name looks like a list in some language's brackets or quotes, or differs from another in capitals only.
+    """
+    names: dict[str, str] = {}
+    for name in dict.fromkeys(map(class_name, labels)):
+        if re.search(r"""^[\[{'"]|[\]}'"]$""", name):
+            raise ValueError(f"holds the label {name!r}; write plain names, separated by semicolons")
+        if name.casefold() in names:
+            raise ValueError(f"holds the labels {names[name.casefold()]!r} and {name!r}; write one in the same way everywhere")
+        if name.casefold() not in NO_LABEL:
+            names[name.casefold()] = name
+    return list(names.values())
 
 
 def image_ids(paths: Sequence[str]) -> list[str]:
@@ -70,37 +89,41 @@ class Photographs:
         return named
 
     def find(self, name: str) -> str | None:
-        """The photograph that `name` names: by its path below the root, an absolute one, or its bare name if no other has it.
+        """The photograph that `name` names: by its path below the root or with the root, or its bare name if no other has it.
 
         All of them may lack the suffix. None: there is none.
 
         Raises:
             ValueError: several photographs have the name.
         """
-        wanted, found = self._having(name)
-        if wanted in found:
-            return wanted
-        if len(found) > 1:
-            raise ValueError(f"{name!r} may be {found[0]} or {found[1]} below {self.root}; write its path below that folder")
-        return found[0] if found else None
+        for wanted in self._paths(name):
+            found = self._named.get(wanted, [])
+            if wanted in found:
+                return wanted
+            if len(found) > 1:
+                either = f"{found[0]} or {found[1]} below {self.root}"
+                raise ValueError(f"names the photograph {name!r}, which may be {either}; write its path below that folder")
+            if found:
+                return found[0]
+        return None
 
-    def knows(self, name: str) -> bool:
-        """Whether at least one photograph has the name."""
-        return bool(self._having(name)[1])
+    def surely(self, name: str) -> int:
+        """How surely a cell names a photograph: 2 where it holds a whole file name, 1 without suffix, 0 where there is none."""
+        found = [(wanted, path) for wanted in self._paths(name) for path in self._named.get(wanted, [])]
+        return 2 if any(path.endswith(wanted) for wanted, path in found) else min(len(found), 1)
 
-    def _having(self, name: str) -> tuple[str, list[str]]:
-        """The name as a path below the root, and all photographs that have it."""
-        wanted = name.strip().replace("\\", "/").removeprefix("./")
-        if Path(wanted).is_absolute() and Path(wanted).is_relative_to(self.root.absolute()):
-            wanted = Path(wanted).relative_to(self.root.absolute()).as_posix()
-        return wanted, self._named.get(wanted, [])
-
-    def get(self, name: str, table: Path) -> str:
-        """`find`, or a ValueError that says which `table` names a photograph that is not there."""
+    def get(self, name: str) -> str:
+        """`find`, or a ValueError where the photograph is not there; it ends a sentence about a table."""
         path = self.find(name)
         if path is None:
-            raise ValueError(f"{table} names the photograph {name!r}, which is not below {self.root}; add it or delete the row")
+            raise ValueError(f"names the photograph {name!r}, which is not below {self.root}; add it or delete the row")
         return path
+
+    def _paths(self, name: str) -> list[str]:
+        """The name as a path below the root: as it stands, and without the root before it."""
+        wanted = name.strip().replace("\\", "/").removeprefix("./")
+        roots = (self.root.absolute().as_posix(), self.root.as_posix().removeprefix("./"), self.root.absolute().name)
+        return [wanted, *(wanted.removeprefix(f"{root}/") for root in roots if wanted.startswith(f"{root}/"))]
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------------
@@ -108,70 +131,111 @@ class Photographs:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a table, all of one length, and the names of its columns; none where its first row is no header."""
+    """The rows of a table, which column names the photograph, and the names of the columns; none where no row is a header."""
 
     rows: list[list[str]]
     names: list[str]
+    image: int
 
-    def column(self, known: set[str]) -> int | None:
+    def column(self, *known: str) -> int | None:
         """The first column that has one of the `known` names, however it is written."""
         return next((place for place, name in enumerate(self.names) if _column_name(name) in known), None)
 
-    @property
-    def image(self) -> int:
-        """The column that names the photograph: the first, unless another one is called so."""
-        return self.column(IMAGE_COLUMNS) or 0
 
-    @property
-    def class_columns(self) -> list[int]:
-        """The columns that are classes where none holds labels."""
-        named = enumerate(map(_column_name, self.names))
-        return [place for place, name in named if place != self.image and name not in SPLIT_COLUMNS]
+def parse_table(text: str, photographs: Photographs) -> Table:
+    """A table separated by whichever of SEPARATORS stands most often in its first row.
+
+    The column whose cells name most photographs, and most surely, names them; of equals one that is called so.
+
+    Raises:
+        ValueError: a quote is not closed, or no row is left; the message is the end of a sentence about the table.
+    """
+    text = text.lstrip("\r\n")
+    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
+    try:
+        content = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+        rows = [[cell.strip() for cell in row] for row in content if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"is no table of cells separated by {separator!r} ({error}); check its quotes") from None
+    if not rows:
+        raise ValueError("is empty, but must be a table; write a row for each photograph")
+    named = any(_column_name(cell) in IMAGE_COLUMNS | LABEL_COLUMNS | ONE_LABEL_COLUMNS | SPLIT_COLUMNS for cell in rows[0])
+    headless = not named and any(map(photographs.surely, rows[0]))
+    names = [] if headless else rows.pop(0)
+    width = max(map(len, [names, *rows]))
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    called = [_column_name(name) in IMAGE_COLUMNS for name in names] + [False] * width
+    sure = [sum(photographs.surely(row[place]) for row in rows) for place in range(width)]
+    return Table(rows, names, max(range(width), key=lambda place: (sure[place], called[place], -place)))
 
 
 def _column_name(cell: str) -> str:
     return class_name(cell).casefold().replace("-", "_")
 
 
-def parse_table(text: str, photographs: Photographs) -> Table:
-    """A table separated by whichever of SEPARATORS stands most often in its first row."""
-    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=separator) if any(row)]
-    width = max(map(len, rows), default=0)
-    named = any(_column_name(cell) in IMAGE_COLUMNS | LABEL_COLUMNS | SPLIT_COLUMNS for row in rows[:1] for cell in row)
-    headless = not named and any(photographs.knows(cell) for row in rows[:1] for cell in row)
-    padded = [row + [""] * (width - len(row)) for row in rows[0 if headless else 1 :]]
-    return Table(padded, [] if headless or not rows else rows[0])
+def labels_of(table: Table, wanted: Sequence[str]) -> tuple[list[tuple[str, list[str]]], list[str]]:
+    """What names the photograph, and its labels, of each row; and the classes where they are columns.
 
-
-def labels_of(table: Table) -> list[tuple[str, list[str]]]:
-    """What names the photograph, and its labels, of each row.
-
-    A column of labels holds them separated by any of BETWEEN_LABELS, or by white space where none of these stands in it;
-    as the last column it may go on into further cells. Where there is none, each column is a class and holds 0 or 1.
+    A column of labels holds them separated by any of BETWEEN_LABELS, or by white space where none of these stands in it
+    and its name is no singular; as the last column it may go on into further cells. Where there is no such column, each
+    other one is a class and holds 0 or 1, or each of `wanted` if it names any.
 
     Raises:
         ValueError: neither fits; the message is the end of a sentence about the table.
     """
-    column = table.column(LABEL_COLUMNS) if table.names else 1
+    one = table.column(*ONE_LABEL_COLUMNS)
+    several = table.column(*LABEL_COLUMNS) if table.names else (table.image + 1) % max(len(table.rows[0]), 1)
+    column = one if several is None else several
     if column is None:
-        return _flags_of(table)
-    end = None if column >= len(table.names) - 1 else column + 1
-    return list(zip((row[table.image] for row in table.rows), _separated([row[column:end] for row in table.rows]), strict=True))
+        return _flags_of(table, wanted)
+    last = column >= len(table.names) - 1 and (column > table.image or bool(table.names))
+    too_long = next((row for row in table.rows if any(row[len(table.names) :])), None)
+    if table.names and not last and too_long:
+        raise ValueError(
+            f"has more cells than names of columns in the row {','.join(too_long)!r}; quote what holds a separator"
+        )
+    cells = [[cell for cell in row[column : None if last else column + 1] if cell] for row in table.rows]
+    labels = _separated(cells, white_space=several is not None)
+    if not table.names and {label for row in labels for label in row} <= YES | NO:
+        raise ValueError("has columns of 0 and 1 without names; write a first row with the names of the classes")
+    return list(zip((row[table.image] for row in table.rows), labels, strict=True)), []
 
 
-def _separated(cells: Sequence[Sequence[str]]) -> list[list[str]]:
+def _separated(cells: Sequence[Sequence[str]], white_space: bool) -> list[list[str]]:
     marked = any(mark in cell for row in cells for cell in row for mark in BETWEEN_LABELS)
-    several = any(sum(map(bool, row)) > 1 for row in cells)
-    pattern = f"[{re.escape(BETWEEN_LABELS)}]" if marked or several else r"\s"
+    plain = marked or not white_space or any(len(row) > 1 for row in cells)
+    pattern = f"[{re.escape(BETWEEN_LABELS)}]" if plain else r"\s"
     return [[label for cell in row for label in re.split(pattern, cell) if label.strip()] for row in cells]
 
 
-def _flags_of(table: Table) -> list[tuple[str, list[str]]]:
-    classes = table.class_columns
+def _flags_of(table: Table, wanted: Sequence[str]) -> tuple[list[tuple[str, list[str]]], list[str]]:
+    columns = {
+        name: place
+        for place, name in enumerate(table.names)
+        if name and place != table.image and _column_name(name) not in SPLIT_COLUMNS
+    }
+    if wanted:
+        columns = {name: place for name, place in columns.items() if class_name(name) in map(class_name, wanted)}
+    needed = "must have columns image and labels, or one column a class that holds 0 or 1"
+    if not columns:
+        raise ValueError(f"has the columns {', '.join(table.names)}, but {needed}")
     for row in table.rows:
-        strange = [row[place] for place in classes if row[place].casefold() not in YES | NO]
-        if strange or not classes:
-            found = f"holds {strange[0]!r} for {row[table.image]!r}" if strange else f"has the columns {', '.join(table.names)}"
-            raise ValueError(f"{found}, but must have columns image and labels, or one column a class that holds 0 or 1")
-    return [(row[table.image], [table.names[place] for place in classes if row[place].casefold() in YES]) for row in table.rows]
+        for name, place in columns.items():
+            if row[place].casefold() not in YES | NO:
+                raise ValueError(f"holds {row[place]!r} in the column {name!r} for {row[table.image]!r}, but {needed}")
+    flagged = [
+        (row[table.image], [name for name, place in columns.items() if row[place].casefold() in YES]) for row in table.rows
+    ]
+    return flagged, list(columns)
+
+
+def splits_of(table: Table) -> list[tuple[str, str]]:
+    """What names the photograph, and its split, of each row.
+
+    Raises:
+        ValueError: no column says the split; the message is the end of a sentence about the table.
+    """
+    column = table.column(*SPLIT_COLUMNS) if table.names else (table.image + 1 if len(table.rows[0]) > 1 else None)
+    if column is None:
+        raise ValueError(f"has the columns {', '.join(table.names) or '(one)'}, but must have image and split")
+    return [(row[table.image], row[column]) for row in table.rows]

@@ -59,11 +59,12 @@ def fetch(data: Voc12, mirrors: Sequence[str]) -> dict[str, Any]:
     return {"archives": provide(root, [archives[name] for name in wanted], mirrors)}
 
 
-def fetch_test(data: Voc12, mirrors: Sequence[str]) -> None:
-    """Makes the root hold the images of `test`: in VOC2012, or as VOC2012test beside it."""
+def fetch_test(data: Voc12, mirrors: Sequence[str]) -> bool:
+    """Makes the root hold the images of `test`, in VOC2012 or as VOC2012test beside it; whether they are those published."""
     root, archives = Path(data.root), published("voc12").archives
-    if not _list_path(root, "test").is_file():
-        provide(root, [archives["trainval"], archives["test"]], mirrors)
+    if _list_path(root, "test").is_file():
+        return False
+    return archives["test"].name in provide(root, [archives["trainval"], archives["test"]], mirrors)
 
 
 def read(data: Voc12, drawn: Path | None) -> tuple[list[Split], list[Skipped]]:

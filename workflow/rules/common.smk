@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from snakemake.exceptions import WorkflowError
 
-from acr.config import WHOLE, canonical, check
+from acr.config import DATASETS, PHOTOGRAPHS, WHOLE, canonical, check
 from acr.files import check_room, glance, hold, outline, sweep
 from acr.provenance import fingerprint
 
@@ -66,8 +66,12 @@ def recipe(section, *keys):
 
 
 def code(script):
-    """What a script can compute: it changes with the code that the script reaches, not with dates or comments."""
-    return fingerprint(Path(workflow.basedir) / "scripts" / script)
+    """What a script can compute: it changes with the code that the script reaches, not with dates or comments.
+
+    Code of other kinds of data sets is reached and never run.
+    """
+    others = [f"acr.datasets.{kind}" for kind in DATASETS if kind != PLAN.data.kind]
+    return fingerprint(Path(workflow.basedir) / "scripts" / script, others)
 
 
 # Snakemake compares files of up to a megabyte by their bytes and larger ones by their dates. So what is compared is the
@@ -121,14 +125,22 @@ def data_seen():
     """What tells a folder of one's own from itself with photographs or labels added, whatever their dates."""
     if PLAN.data.kind != "folder":
         return "published"
-    data = PLAN.data
-    return outline(path for path in (data.root, data.labels, data.masks, data.splits) if path)
+    folders = {PLAN.data.root: PHOTOGRAPHS, PLAN.data.masks: [".png"]}
+    try:
+        return outline(
+            {folder: suffixes for folder, suffixes in folders.items() if folder},
+            [file for file in (PLAN.data.labels, PLAN.data.splits) if file],
+        )
+    except ValueError as error:
+        raise WorkflowError(str(error))
+
+
+SEEN = data_seen()
 
 
 def split_made(wildcards):
     """What stands for the table of a split; VOC's test has one of its own."""
-    of_test = wildcards.split == "test" and "test" not in PLAN.data.splits_made
-    return SPLITS_MADE.replace("provenance", "test.provenance") if of_test else SPLITS_MADE
+    return SPLITS_MADE if wildcards.split in PLAN.data.splits_made else SPLITS_MADE.replace("provenance", "test.provenance")
 
 
 def predicted_whole():

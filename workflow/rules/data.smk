@@ -1,10 +1,6 @@
 # in: nothing, or a folder that the user has; out: results/{dataset}/splits/*.csv, and true_masks where they are drawn
 
 
-# A split of one's own may be called test; only VOC has a test split beside those of the recipe.
-ruleorder: splits > test_split
-
-
 rule dataset:
     output:
         manifest="results/{dataset}/splits/source.json",
@@ -17,7 +13,7 @@ rule dataset:
     params:
         recipe=canonical(PLAN.data),
         code=code("fetch_dataset.py"),
-        seen=data_seen(),
+        seen=SEEN,
     script:
         "../scripts/fetch_dataset.py"
 
@@ -83,26 +79,8 @@ rule splits:
     params:
         recipe=canonical(PLAN.data),
         code=code("write_splits.py"),
-        seen=data_seen(),
+        seen=SEEN,
         drawn=f"results/{PLAN.dataset}/true_masks" if PLAN.data.masks_drawn else None,
         folder=subpath(output.classes, parent=True),
     script:
         "../scripts/write_splits.py"
-
-
-rule test_split:
-    input:
-        splits_made=SPLITS_MADE,
-    output:
-        table="results/{dataset}/splits/test.csv",
-        provenance="results/{dataset}/splits/test.provenance.json",
-    log:
-        "logs/{dataset}/splits/test.log",
-    localrule: True
-    conda:
-        "../../environment.yml"
-    params:
-        recipe=canonical(PLAN.data),
-        code=code("write_test_split.py"),
-    script:
-        "../scripts/write_test_split.py"

@@ -1,4 +1,22 @@
-# in: predictions of VOC's test; out: results/{dataset}/submissions/{recipe}.tgz for its evaluation server
+# in: a segmenter and the images of VOC's test; out: results/{dataset}/submissions/{recipe}.tgz for its evaluation server
+
+
+rule test_split:
+    input:
+        splits_made=SPLITS_MADE,
+    output:
+        table="results/{dataset}/splits/test.csv",
+        provenance="results/{dataset}/splits/test.provenance.json",
+    log:
+        "logs/{dataset}/splits/test.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        recipe=canonical(PLAN.data),
+        code=code("write_test_split.py"),
+    script:
+        "../scripts/write_test_split.py"
 
 
 rule submission:
