@@ -83,6 +83,13 @@ def changed(path: str, value: object) -> dict:
             "skipped",
             "datasets.toy.val is 'skipped', the name of another table beside those of the splits; ",
         ),
+        ("datasets.toy.train", "all", "datasets.toy.train is 'all', the name of another table beside those of the splits; "),
+        (
+            "datasets.toy",
+            {"kind": "voc12", "val": "test"},
+            "datasets.toy.val is 'test', whose masks only VOC's server has; ask for the target voc_test_submission instead",
+        ),
+        ("datasets.toy", {"kind": "folder", "val_share": 1.0}, "datasets.toy.val_share is 1.0, but must lie between 0 and 1"),
         ("datasets.toy.on_unreadable", "warn", "datasets.toy.on_unreadable is 'warn'; it must be one of skip, fail"),
         ("datasets.toy.val_images", 0, "datasets.toy.val_images is 0, but must be positive"),
         ("classifiers.acr.activation", float("nan"), "classifiers.acr.activation is nan, but must be a finite number"),

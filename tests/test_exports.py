@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -300,3 +301,12 @@ def test_a_real_run_is_exported(run: Path, tmp_path: Path) -> None:
 def test_exporting_loads_no_torch() -> None:
     code = "import sys, acr.exports; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_photographs_of_one_name_in_two_folders_are_told_apart_in_coco(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    moved = ["x/one.png", "y/z/one.png", "y/one.png"]
+    records = tuple(replace(record, image=Path("deep", name)) for record, name in zip(RECORDS, moved, strict=True))
+    lay_out(tmp_path, Split("train", CLASSES, records))
+    export(LABELS, "coco", "out")
+    assert [image["file_name"] for image in json.loads(Path("out/instances_train.json").read_text())["images"]] == moved

@@ -52,6 +52,18 @@ def test_what_changes_no_result_changes_no_fingerprint(tree, name: str, old: str
     assert tree() == tree(name, old, new)
 
 
+def test_modules_that_never_run_do_not_count_nor_what_only_they_import(tree, tmp_path) -> None:
+    tree()
+    before = fingerprint(tmp_path / "script.py", ["acr.two"])
+    for name in ("two", "three"):
+        (tmp_path / f"acr/{name}.py").write_text("x = 2\n")
+    provenance._source.cache_clear()
+    assert fingerprint(tmp_path / "script.py", ["acr.two"]) == before
+    (tmp_path / "acr/one.py").write_text("x = 2\n")
+    provenance._source.cache_clear()
+    assert fingerprint(tmp_path / "script.py", ["acr.two"]) != before
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
