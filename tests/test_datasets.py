@@ -27,7 +27,15 @@ from acr.datasets.base import (
     write_skipped,
     write_split,
 )
-from acr.datasets.catalogue import check_count, draw_shard, fetch_dataset, warn_of_habits, write_splits, write_test_split
+from acr.datasets.catalogue import (
+    check_count,
+    count_classes,
+    draw_shard,
+    fetch_dataset,
+    warn_of_habits,
+    write_splits,
+    write_test_split,
+)
 from acr.files import Arrays, read_json, write_json
 from acr.images import read_mask, write_image, write_mask
 from acr.shapes import VOID
@@ -437,6 +445,10 @@ def test_what_is_reported_is_not_learnt_from(devkit, tmp_path):
     (devkit / "VOC2012/ImageSets/Segmentation/train_aug.txt").write_text("2007_1\n2007_3\n")
     with _raises("the splits 'train_aug' and 'val' share 1 photographs, such as '2007_3'; take them out of one"):
         _write(_voc(devkit, "train_aug"), tmp_path / "splits")
+
+
+def test_images_of_each_class_are_counted(split):
+    assert count_classes(split) == "cat 1, dog 1, cow 2, no class 1"
 
 
 def test_a_class_of_every_photograph_is_told(split, caplog):

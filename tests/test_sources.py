@@ -180,7 +180,7 @@ def test_photographs_of_ones_own_without_masks_become_masks_of_all(holiday, monk
     config = [holiday / "config.yaml"]
     assert "Nothing to be done" in snakemake(holiday, "--dry-run", config=config).stdout
     shutil.copy(holiday / "holiday/nothing.png", holiday / "holiday/more.png")
-    assert "localrule splits" in snakemake(holiday, "--dry-run", config=config).stdout
+    assert "rule splits:" in snakemake(holiday, "--dry-run", config=config).stdout
 
 
 def test_one_class_with_masks_is_measured(holiday, monkeypatch):

@@ -46,13 +46,11 @@ def check_count(split: Split, expected: int | None, whole: bool) -> None:
         logger.warning("%s: %d images, but %d are published: figures do not compare", split.name, count, expected)
 
 
-def content_of(split: Split) -> str:
-    """What is in a split, in words: images, masks, and images of each class."""
-    masked = sum(record.mask is not None for record in split.records)
+def count_classes(split: Split) -> str:
+    """The number of images of each class of a split, and of those without any, in words."""
     counts = Counter(label for record in split.records for label in record.labels)
     counts["no class"] = sum(not record.labels for record in split.records)
-    classes = ", ".join(f"{name} {counts[name]}" for name in (*split.classes, "no class"))
-    return f"{len(split.records)} images, {masked} of them with a mask; {classes}"
+    return ", ".join(f"{name} {counts[name]}" for name in (*split.classes, "no class"))
 
 
 def check_apart(splits: Sequence[Split]) -> None:
@@ -136,7 +134,9 @@ def write_splits(
     write_skipped(Path(folder) / "skipped.csv", skipped)
     for split in checked:
         write_split(Path(folder) / f"{split.name}.csv", split)
-        logger.info("%s: %s", split.name, content_of(split))
+        masked = sum(record.mask is not None for record in split.records)
+        logger.info("%s: %d images, %d of them with a mask", split.name, len(split.records), masked)
+        logger.info("%s: %s", split.name, count_classes(split))
     logger.info("photographs that are left out: %d", len(skipped))
 
 
