@@ -108,13 +108,17 @@ def test_voc_and_sbd_from_nothing_to_metrics_and_a_submission(tmp_path, monkeypa
 # ---- COCO ----------------------------------------------------------------------------------------------------------------
 
 
-def test_coco_from_archives_on_a_disk_to_metrics(tmp_path, monkeypatch):
-    shelf, archives = tmp_path / "shelf", {}
-    shelf.mkdir()
+def test_coco_from_a_server_and_a_shelf_to_metrics(tmp_path, monkeypatch, server):
     names = {"annotations": "annotations_trainval2014.zip", "train": "train2014.zip", "val": "val2014.zip"}
-    for part, content in small_archives.coco().items():
-        (shelf / names[part]).write_bytes(content)
-        archives[part] = small_archives.described(content, "http://127.0.0.1:9/nobody")
+    shelf, packed = tmp_path / "shelf", small_archives.coco()
+    shelf.mkdir()
+    (shelf / names["val"]).write_bytes(packed["val"])
+    server.files = {names[part]: content for part, content in packed.items() if part != "val"}
+    ways = {"annotations": ("chunked", "busy"), "train": ("missing", "cut"), "val": ("missing",)}
+    archives = {
+        part: small_archives.described(packed[part], *(server.url(f"{how}/{names[part]}") for how in hows))
+        for part, hows in ways.items()
+    }
     published = {"coco14": {"archives": archives, "images": {"train": 3, "val": 1}}}
     checkout = small_archives.checkout(tmp_path / "checkout", published)
     monkeypatch.chdir(tmp_path)
@@ -134,7 +138,11 @@ def test_coco_from_archives_on_a_disk_to_metrics(tmp_path, monkeypatch):
     ]
     assert "2 photographs were left out (2: it has no annotation)" in (results / "summary.txt").read_text()
     assert read_json(results / "metrics/predictions/deeplab.val.json")["images"] == 1
-    assert sorted(path.name for path in shelf.iterdir()) == sorted(names.values())
+    assert [path.name for path in shelf.iterdir()] == [names["val"]]
+    asked = {path for path, _ in server.requests}
+    assert asked == {f"{how}/{names[part]}" for part in ("annotations", "train") for how in ways[part]}
+    found = {path.name for path in (tmp_path / "data/coco").iterdir()}
+    assert found == {"annotations", "train2014", "val2014", ".archives.json"}
 
 
 # ---- a folder ------------------------------------------------------------------------------------------------------------
