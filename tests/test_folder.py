@@ -266,6 +266,7 @@ def test_a_mask_that_two_photographs_may_have_is_refused(photographs):
             "'deep/one.jpg' has the label 'dog', which is no",
         ),
         ({"labels": "t.json"}, {"t.json": "[]"}, "t.json is not COCO's JSON of images, annotations and categories"),
+        ({"labels": "t.npy"}, {"t.npy": "no"}, "t.npy is cut short or no dictionary of labels; it must be what np.save writes"),
         ({"labels": "t.json"}, {"t.json": "{"}, "t.json is not COCO's JSON"),
         ({"labels": "t.csv", "splits": "s.csv"}, {"t.csv": TABLE}, "s.csv does not exist, but splits of the data set must"),
         ({"labels": "t.csv", "splits": "s.csv"}, {"t.csv": TABLE, "s.csv": "image,fold\none,1\n"}, "must have image and split"),
@@ -289,6 +290,12 @@ def test_what_cannot_be_used_is_one_sentence(photographs, changes, files, senten
     with pytest.raises(ValueError, match=rf"^[^\n]*{re.escape(sentence)}[^\n]*$"):
         _splits(replace(photographs, **changes))
     assert not Path("splits").exists()
+
+
+def test_a_table_that_is_not_utf8_is_named_once(photographs):
+    Path("t.csv").write_bytes("image,labels\none,Käse\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"^t\.csv is not UTF-8 text \(byte 18 is none\); save it as UTF-8$"):
+        _splits(replace(photographs, labels="t.csv"))
 
 
 def test_too_many_classes_for_a_mask_are_refused(photographs):

@@ -14,7 +14,7 @@ import numpy as np
 from acr.config import PHOTOGRAPHS, WHOLE, Folder
 from acr.datasets.base import Record, Skipped, Split, check_labels, read_text
 from acr.datasets.label_dictionaries import named_classes, read_label_dictionary
-from acr.datasets.tags import Photographs, class_name, class_names, image_ids, labels_of, parse_table, splits_of
+from acr.datasets.tags import Photographs, TagsError, class_name, class_names, image_ids, labels_of, parse_table, splits_of
 from acr.files import digest, listed
 from acr.images import read_mask
 from acr.shapes import BACKGROUND, VOID
@@ -102,7 +102,7 @@ def _known(data: Folder) -> Known:
         found, named = _labels(data, there)
         labelled = {path: class_names(names) for path, names in found.items()}
         classes = tuple(class_names(named) or class_names(sorted({*chain(*labelled.values())})))
-    except ValueError as error:
+    except TagsError as error:
         raise ValueError(f"{source} {error}") from None
     if not classes:
         raise ValueError(f"{source} gives no photograph a class; see docs/own-data.md for how to")
@@ -122,13 +122,13 @@ def _labels(data: Folder, there: Photographs) -> tuple[Labels, Sequence[str]]:
     """The labels of each photograph that has any said of it, and the names of the classes where something orders them.
 
     Raises:
-        ValueError: the end of a sentence about the source.
+        TagsError: the source cannot be read.
     """
     if data.labels is None:
         return _of_folders(there), data.classes
     path = Path(data.labels)
     if not path.is_file():
-        raise ValueError("does not exist, but labels of the data set must name a file; check it")
+        raise TagsError("does not exist, but labels of the data set must name a file; check it")
     if path.suffix.lower() in (".npy", ".npz"):
         return _of_dictionary(path, there, data.classes)
     if path.suffix.lower() == ".json":
@@ -164,7 +164,7 @@ def _of_dictionary(path: Path, there: Photographs, classes: Sequence[str]) -> tu
     names, length = named_classes(tuple(map(class_name, classes))) if classes else (), len(next(iter(vectors.values())))
     if length != len(names):
         given = f"has vectors of {length} numbers, but classes of the data set names {len(names)}"
-        raise ValueError(f"{given}; name one a number, or voc or coco for theirs")
+        raise TagsError(f"{given}; name one a number, or voc or coco for theirs")
     found = {there.find(name): vector for name, vector in vectors.items() if there.surely(name)}
     return {photo: [name for name, one in zip(names, vector, strict=True) if one] for photo, vector in found.items()}, names
 
@@ -178,7 +178,7 @@ def _of_coco(path: Path) -> tuple[list[tuple[str, list[str]]], list[str]]:
         for item in content["annotations"]:
             labels[item["image_id"]][1].append(names[item["category_id"]])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"is not COCO's JSON of images, annotations and categories ({error!r}); check it") from None
+        raise TagsError(f"is not COCO's JSON of images, annotations and categories ({error!r}); check it") from None
     return list(labels.values()), list(names.values())
 
 
@@ -208,8 +208,8 @@ def _listed_splits(path: Path, there: Photographs) -> dict[str, str]:
     try:
         for name, split in splits_of(parse_table(read_text(path), there)):
             if role.setdefault(there.get(name), split) != split:
-                raise ValueError(f"has {name!r} in {role[there.get(name)]} and in {split}; list it once")
-    except ValueError as error:
+                raise TagsError(f"has {name!r} in {role[there.get(name)]} and in {split}; list it once")
+    except TagsError as error:
         raise ValueError(f"{path} {error}") from None
     return role
 

@@ -23,6 +23,10 @@ YES, NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no", ""}
 NO_LABEL = {"", "background", "none", "nan", "null", "-"}  # says that a photograph shows none of the classes
 
 
+class TagsError(ValueError):
+    """What people wrote cannot be read; the message is the end of a sentence that begins with the name of their file."""
+
+
 # ---- names ---------------------------------------------------------------------------------------------------------------
 
 
@@ -35,14 +39,14 @@ def class_names(labels: Iterable[str]) -> list[str]:
     """The names of the classes among labels, each once, in their order; words of NO_LABEL are none.
 
     Raises:
-        ValueError: a name looks like a list in some language's brackets or quotes, or differs from another in capitals only.
+        TagsError: a name looks like a list in some language's brackets or quotes, or differs from another in capitals only.
     """
     names: dict[str, str] = {}
     for name in dict.fromkeys(map(class_name, labels)):
         if re.search(r"""^[\[{'"]|[\]}'"]$""", name):
-            raise ValueError(f"holds the label {name!r}; write plain names, separated by semicolons")
+            raise TagsError(f"holds the label {name!r}; write plain names, separated by semicolons")
         if name.casefold() in names:
-            raise ValueError(f"holds the labels {names[name.casefold()]!r} and {name!r}; write one in the same way everywhere")
+            raise TagsError(f"holds the labels {names[name.casefold()]!r} and {name!r}; write one in the same way everywhere")
         if name.casefold() not in NO_LABEL:
             names[name.casefold()] = name
     return list(names.values())
@@ -94,7 +98,7 @@ class Photographs:
         All of them may lack the suffix. None: there is none.
 
         Raises:
-            ValueError: several photographs have the name.
+            TagsError: several photographs have the name.
         """
         for wanted in self._paths(name):
             found = self._named.get(wanted, [])
@@ -102,7 +106,7 @@ class Photographs:
                 return wanted
             if len(found) > 1:
                 either = f"{found[0]} or {found[1]} below {self.root}"
-                raise ValueError(f"names the photograph {name!r}, which may be {either}; write its path below that folder")
+                raise TagsError(f"names the photograph {name!r}, which may be {either}; write its path below that folder")
             if found:
                 return found[0]
         return None
@@ -113,10 +117,10 @@ class Photographs:
         return 2 if any(path.endswith(wanted) for wanted, path in found) else min(len(found), 1)
 
     def get(self, name: str) -> str:
-        """`find`, or a ValueError where the photograph is not there; it ends a sentence about a table."""
+        """`find`, or a TagsError where the photograph is not there."""
         path = self.find(name)
         if path is None:
-            raise ValueError(f"names the photograph {name!r}, which is not below {self.root}; add it or delete the row")
+            raise TagsError(f"names the photograph {name!r}, which is not below {self.root}; add it or delete the row")
         return path
 
     def _paths(self, name: str) -> list[str]:
@@ -148,7 +152,7 @@ def parse_table(text: str, photographs: Photographs) -> Table:
     The column whose cells name most photographs, and most surely, names them; of equals one that is called so.
 
     Raises:
-        ValueError: a quote is not closed, or no row is left; the message is the end of a sentence about the table.
+        TagsError: a quote is not closed, or no row is left.
     """
     text = text.lstrip("\r\n")
     separator = max(SEPARATORS, key=text.partition("\n")[0].count)
@@ -156,9 +160,9 @@ def parse_table(text: str, photographs: Photographs) -> Table:
         content = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
         rows = [[cell.strip() for cell in row] for row in content if any(row)]
     except csv.Error as error:
-        raise ValueError(f"is no table of cells separated by {separator!r} ({error}); check its quotes") from None
+        raise TagsError(f"is no table of cells separated by {separator!r} ({error}); check its quotes") from None
     if not rows:
-        raise ValueError("is empty, but must be a table; write a row for each photograph")
+        raise TagsError("is empty, but must be a table; write a row for each photograph")
     named = any(_column_name(cell) in IMAGE_COLUMNS | LABEL_COLUMNS | ONE_LABEL_COLUMNS | SPLIT_COLUMNS for cell in rows[0])
     headless = not named and any(map(photographs.surely, rows[0]))
     names = [] if headless else rows.pop(0)
@@ -181,7 +185,7 @@ def labels_of(table: Table, wanted: Sequence[str]) -> tuple[list[tuple[str, list
     other one is a class and holds 0 or 1, or each of `wanted` if it names any.
 
     Raises:
-        ValueError: neither fits; the message is the end of a sentence about the table.
+        TagsError: neither fits.
     """
     one = table.column(*ONE_LABEL_COLUMNS)
     several = table.column(*LABEL_COLUMNS) if table.names else (table.image + 1) % max(len(table.rows[0]), 1)
@@ -191,13 +195,11 @@ def labels_of(table: Table, wanted: Sequence[str]) -> tuple[list[tuple[str, list
     last = column >= len(table.names) - 1 and (column > table.image or bool(table.names))
     too_long = next((row for row in table.rows if any(row[len(table.names) :])), None)
     if table.names and not last and too_long:
-        raise ValueError(
-            f"has more cells than names of columns in the row {','.join(too_long)!r}; quote what holds a separator"
-        )
+        raise TagsError(f"has more cells than names of columns in the row {','.join(too_long)!r}; quote what holds a separator")
     cells = [[cell for cell in row[column : None if last else column + 1] if cell] for row in table.rows]
     labels = _separated(cells, white_space=several is not None)
     if not table.names and {label for row in labels for label in row} <= YES | NO:
-        raise ValueError("has columns of 0 and 1 without names; write a first row with the names of the classes")
+        raise TagsError("has columns of 0 and 1 without names; write a first row with the names of the classes")
     return list(zip((row[table.image] for row in table.rows), labels, strict=True)), []
 
 
@@ -218,11 +220,11 @@ def _flags_of(table: Table, wanted: Sequence[str]) -> tuple[list[tuple[str, list
         columns = {name: place for name, place in columns.items() if class_name(name) in map(class_name, wanted)}
     needed = "must have columns image and labels, or one column a class that holds 0 or 1"
     if not columns:
-        raise ValueError(f"has the columns {', '.join(table.names)}, but {needed}")
+        raise TagsError(f"has the columns {', '.join(table.names)}, but {needed}")
     for row in table.rows:
         for name, place in columns.items():
             if row[place].casefold() not in YES | NO:
-                raise ValueError(f"holds {row[place]!r} in the column {name!r} for {row[table.image]!r}, but {needed}")
+                raise TagsError(f"holds {row[place]!r} in the column {name!r} for {row[table.image]!r}, but {needed}")
     flagged = [
         (row[table.image], [name for name, place in columns.items() if row[place].casefold() in YES]) for row in table.rows
     ]
@@ -233,9 +235,9 @@ def splits_of(table: Table) -> list[tuple[str, str]]:
     """What names the photograph, and its split, of each row.
 
     Raises:
-        ValueError: no column says the split; the message is the end of a sentence about the table.
+        TagsError: no column says the split.
     """
     column = table.column(*SPLIT_COLUMNS) if table.names else (table.image + 1 if len(table.rows[0]) > 1 else None)
     if column is None:
-        raise ValueError(f"has the columns {', '.join(table.names) or '(one)'}, but must have image and split")
+        raise TagsError(f"has the columns {', '.join(table.names) or '(one)'}, but must have image and split")
     return [(row[table.image], row[column]) for row in table.rows]
