@@ -130,7 +130,8 @@ def listed(root: str | Path, suffixes: Collection[str]) -> list[str]:
     """
     found, seen = [], set()
     for folder, names, files in os.walk(root, followlinks=True):
-        names[:] = [] if os.path.realpath(folder) in seen else [name for name in names if name[0] != "." and name != "__MACOSX"]
+        visible = sorted(name for name in names if name[0] != "." and name != "__MACOSX")
+        names[:] = [] if os.path.realpath(folder) in seen else visible
         paths = [Path(folder, name) for name in files if os.path.realpath(folder) not in seen and name[0] != "."]
         seen.add(os.path.realpath(folder))
         found += [path.relative_to(root).as_posix() for path in paths if path.suffix.lower() in suffixes]
@@ -146,12 +147,16 @@ def outline(folders: Mapping[str, Collection[str]], files: Iterable[str]) -> str
     Dates do not count, nor does anything else that lies in the folders.
     """
     lines = [
-        f"{folder} {path} {Path(folder, path).stat().st_size}"
+        f"{folder} {path} {_size(Path(folder, path))}"
         for folder, suffixes in folders.items()
         for path in listed(folder, suffixes)
     ]
     lines += [f"{file} {digest(file) if Path(file).is_file() else ''}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1  # of a link that leads nowhere
 
 
 def write_json(path: str | Path, content: Any) -> None:

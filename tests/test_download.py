@@ -263,6 +263,14 @@ def test_two_processes_do_not_download_into_one_folder(server, tmp_path):
     assert server.requests == []
 
 
+def test_who_lacks_nothing_does_not_wait_for_who_downloads(server, tmp_path):
+    (tmp_path / "devkit" / "set" / "images").mkdir(parents=True)
+    with hold(tmp_path / "devkit" / ".download" / "lock"):
+        assert provide(tmp_path / "devkit", [_archive(server, "good")]) == {}
+    assert provide(tmp_path / "devkit", [_archive(server, "good")]) == {}
+    assert [path.name for path in (tmp_path / "devkit").iterdir()] == ["set"]
+
+
 DOWNLOADING = """
 import sys
 from pathlib import Path

@@ -90,6 +90,9 @@ def test_labels_come_from_the_fields_dictionary(photographs):
     assert left_out == {"six": "nothing says what is in it"}
     with pytest.raises(ValueError, match="has vectors of 2 numbers, but classes of the data set names 0; name one a number"):
         _splits(data)
+    np.save("others.npy", {"z": np.array([1, 0])})
+    with pytest.raises(ValueError, match=r"others\.npy knows none of the photographs below photos, but such as 'z'"):
+        _splits(replace(data, labels="others.npy", classes=("big cat", "dog")))
     with pytest.raises(ValueError, match="has vectors of 2 numbers, but classes of the data set names 20"):
         _splits(replace(data, classes=("voc",)))
 
@@ -152,6 +155,41 @@ def test_a_table_of_splits_is_followed(photographs):
     Path("s.csv").write_text("one.jpg train\n".replace(" ", "\t") + "four\tval\n")
     train, val, _ = _splits(replace(photographs, labels="t.csv", splits="s.csv"), "train", "val")
     assert [record.image_id for split in (train, val) for record in split.records] == ["deep__one", "four"]
+
+
+def test_a_column_of_the_table_of_labels_says_the_splits_too(photographs):
+    Path("t.csv").write_text("image,labels,split\none,dog,Train\ntwo,cat,validation\nthree,dog,training\nfour,cat,test\n")
+    train, val, left_out = _splits(replace(photographs, labels="t.csv"), "train", "val")
+    assert [record.image_id for record in train.records] == ["deep__one", "three"]
+    assert [record.image_id for record in val.records] == ["deep__two"]
+    assert left_out["four"] == "it is in no split"
+
+
+def test_folders_say_the_splits_of_a_table_of_labels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train/a.png", "train/b.png", "val/c.png"):
+        write_image(Path("photos") / name, np.zeros((4, 6, 3), np.uint8))
+    Path("t.csv").write_text("image,labels\na,dog\nb,cat\nc,dog\n")
+    train, val, *_ = _splits(Folder(root="photos", labels="t.csv"))
+    assert (_labels(train), _labels(val)) == ({"train__a": ("dog",), "train__b": ("cat",)}, {"val__c": ("dog",)})
+
+
+def test_another_folder_beside_those_of_splits_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train/cat/1.png", "val/cat/2.png", "extra/3.png"):
+        write_image(Path("photos") / name, np.zeros((4, 6, 3), np.uint8))
+    with pytest.raises(ValueError, match="photos holds the folders train and val and beside them extra; take it out, or say"):
+        _splits(Folder(root="photos"))
+
+
+def test_copies_share_a_mask(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, grey in {"dog/1.png": 1, "cat/1.png": 1, "cat/2.png": 2, "dog/3.png": 3}.items():
+        write_image(Path("photos") / name, np.full((4, 6, 3), grey, np.uint8))
+    write_mask(Path("m/1.png"), np.ones((4, 6), np.uint8))
+    train, val, *_ = _splits(Folder(root="photos", masks="m"))
+    masks = {record.image_id: record.mask for split in (train, val) for record in split.records}
+    assert masks == {"cat__1": Path("m/1.png"), "cat__2": None, "dog__3": None}
 
 
 def test_train_and_val_may_be_one(photographs):
@@ -220,6 +258,14 @@ def test_a_name_that_is_not_utf8_is_told(photographs, tmp_path):
         folder.photographs(photographs)
 
 
+def test_a_link_that_leads_nowhere_is_told(photographs):
+    Path("t.csv").write_text(TABLE)
+    Path("photos/lost.jpg").symlink_to("nowhere.jpg")
+    assert outline({"photos": PHOTOGRAPHS}, [])
+    with pytest.raises(ValueError, match=r"photos/lost\.jpg is a link that leads nowhere; mend it or take it away"):
+        _splits(replace(photographs, labels="t.csv"))
+
+
 def test_what_lies_in_the_folder_beside_photographs_is_not_seen(photographs):
     def seen() -> str:
         return outline({"photos": PHOTOGRAPHS}, ["t.csv"])
@@ -239,7 +285,7 @@ def test_what_lies_in_the_folder_beside_photographs_is_not_seen(photographs):
 def test_a_mask_that_two_photographs_may_have_is_refused(photographs):
     Path("t.csv").write_text(TABLE)
     write_image(Path("photos/else/one.jpg"), np.zeros((4, 6, 3), np.uint8))
-    Path("t.csv").write_text(TABLE.replace("one", "deep/one.jpg"))
+    Path("t.csv").write_text(TABLE.replace("one", "deep/one.jpg") + "else/one.jpg,dog\n")
     write_mask(Path("m/one.png"), np.ones((4, 6), np.uint8))
     data = replace(photographs, labels="t.csv", masks="m")
     with pytest.raises(ValueError, match=r"m/one\.png may be the mask of deep/one\.jpg or of else/one\.jpg; give"):
@@ -273,12 +319,22 @@ def test_a_mask_that_two_photographs_may_have_is_refused(photographs):
         (
             {"labels": "t.csv", "splits": "s.csv"},
             {"t.csv": TABLE, "s.csv": "image,split\none,train\n"},
-            "s.csv has the splits train, but train and val of the data set are train and val",
+            "no labelled photograph is in the split 'val' of s.csv, whose splits are train; label at least two",
         ),
         (
             {"labels": "t.csv", "splits": "s.csv"},
             {"t.csv": TABLE, "s.csv": "image,split\none,train\ndeep/one.jpg,val\n"},
             "s.csv has 'deep/one.jpg' in train and in val; list it once",
+        ),
+        (
+            {"labels": "t.csv"},
+            {"t.csv": "image,labels\none,dog\n"},
+            "in the split 'train' of t.csv, whose splits are val;",
+        ),
+        (
+            {"labels": "t.csv", "masks": "photos"},
+            {"t.csv": TABLE},
+            "masks of the data set is photos, where the photogr",
         ),
         ({"labels": "t.csv", "masks": "m"}, {"t.csv": TABLE}, "m holds no mask of any photograph, such as m/"),
     ],
@@ -299,7 +355,8 @@ def test_a_table_that_is_not_utf8_is_named_once(photographs):
 
 
 def test_too_many_classes_for_a_mask_are_refused(photographs):
-    Path("t.csv").write_text("image,labels\none," + ";".join(f"c{number}" for number in range(255)) + "\n")
+    names = ";".join(f"c{number}" for number in range(255))
+    Path("t.csv").write_text(f"image,labels\none,{names}\ntwo,{names}\n")
     with pytest.raises(ValueError, match="holds 255 classes, but an 8-bit mask has room for 1 to 254"):
         _splits(replace(photographs, labels="t.csv"))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acr.datasets.base import LONGEST_ID, check_id
-from acr.datasets.tags import Photographs, class_name, class_names, image_ids, labels_of, parse_table, splits_of
+from acr.datasets.tags import Photographs, TagsError, class_name, class_names, image_ids, labels_of, parse_table, splits_of
 
 PATHS = ["a.jpg", "b c.png", "deep/a.jpg", "deep/d.JPG", "e.webp"]
 ROOT = Path("/photos")
@@ -99,13 +99,22 @@ def test_of_numbered_photographs_the_column_with_file_names_counts():
     there = Photographs([f"{number}.jpg" for number in range(5)], ROOT)
     table = "id,filename,label\n1,3.jpg,cat\n2,4.jpg,dog\n3,1.jpg,cat\n"
     assert labels_of(parse_table(table, there), ())[0] == [("3.jpg", ["cat"]), ("4.jpg", ["dog"]), ("1.jpg", ["cat"])]
+    # a photograph that is gone does not let the numbers of rows or classes win
+    gone = ",image,labels\n0,3,dog\n1,2,cat dog\n2,1,\n3,7,cat\n"
+    assert [name for name, _ in labels_of(parse_table(gone, there), ())[0]] == ["3", "2", "1", "7"]
+    numbers = "image,label\n3,0\n2,1\n9,2\n0,1\n"
+    assert [name for name, _ in labels_of(parse_table(numbers, there), ())[0]] == ["3", "2", "9", "0"]
+    bild = "id;Bild;label\n1;3.jpg;cat\n2;4.jpg;dog\n"
+    assert [name for name, _ in labels_of(parse_table(bild, there), ())[0]] == ["3.jpg", "4.jpg"]
     flags = "image,cat,dog\n0,1,0\n1,0,1\n"
     assert labels_of(parse_table(flags, there), ())[0] == [("0", ["cat"]), ("1", ["dog"])]
 
 
 def test_only_the_columns_of_the_wanted_classes_are_looked_at():
     table = parse_table("image,width,big cat,dog\na,640,1,0\n", THERE)
-    assert labels_of(table, ("dog", "big_cat")) == ([("a", ["big cat"])], ["big cat", "dog"])
+    assert labels_of(table, ("Dog", "big_cat")) == ([("a", ["big_cat"])], ["Dog", "big_cat"])
+    with pytest.raises(TagsError, match="has no column of the class 'cow' that classes of the data set names, but width, "):
+        labels_of(table, ("dog", "cow"))
 
 
 def test_splits_by_hand():
@@ -140,6 +149,10 @@ def test_any_separator_separates(separator):
         (",image_path,label\n0,e.webp,cat\n1,a.jpg,dog\n", [("e.webp", ["cat"]), ("a.jpg", ["dog"])]),
         ("\n\nimage,labels\na,cat\n", [("a", ["cat"])]),
         ("cat dog,a\ncow,e\n", [("a", ["cat", "dog"]), ("e", ["cow"])]),
+        ("a.jpg,dog;cat\ne.webp,dog\n", [("a.jpg", ["dog", "cat"]), ("e.webp", ["dog"])]),
+        ("dog;cat,a.jpg\n", [("a.jpg", ["dog", "cat"])]),
+        ("sep=;\nimage;labels\na;cat\n", [("a", ["cat"])]),
+        ("photo,e,dog\na.jpg,1,0\n", [("a.jpg", ["e"])]),
         ("label;Bild\ncat;a\n", [("a", ["cat"])]),
         ("image,label\na,cat\na,dog\n", [("a", ["cat"]), ("a", ["dog"])]),
         ("File name,labels\na,cat\n", [("a", ["cat"])]),
@@ -191,3 +204,9 @@ def test_a_table_and_columns_of_flags_say_the_same(wanted, separator):
     if classes:
         from_flags = dict(_labels(separator.join(["image", *classes]) + "\n" + flags))
         assert from_flags == {path: [name for name in classes if name in names] for path, names in wanted.items()}
+
+
+def test_equal_letters_are_equal_however_they_are_composed():
+    there = Photographs(["hu\u0308ndin.jpg"], ROOT)
+    for name in ("h\u00fcndin.jpg", "hu\u0308ndin", "photos/h\u00fcndin"):
+        assert there.find(name) == "hu\u0308ndin.jpg"

@@ -154,11 +154,12 @@ def _fault(image: Path, mask: Path | None, classes: int) -> str:
     except UnreadableError as error:
         return error.reason
     if mask is not None:
-        check_mask(_read_true_mask(mask), size, classes, mask)
+        check_mask(read_true_mask(mask), size, classes, mask)
     return ""
 
 
-def _read_true_mask(path: Path) -> np.ndarray:
+def read_true_mask(path: Path) -> np.ndarray:
+    """`read_mask` of a mask that the user has: a ValueError says what to do about a damaged one."""
     try:
         return read_mask(path)
     except UnreadableError as error:

@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -46,17 +46,16 @@ def provide(root: Path, archives: Sequence[Archive], mirrors: Sequence[str] = ()
             is downloading.
     """
     staging, record = root / ".download", root / ".archives.json"
-    if staging.exists() or _absent(root, archives):
-        _check_root(root, archives, staging)
-        with _held(staging):
-            for archive in _absent(root, archives):  # asked again: another process may have been at it until now
-                logger.info("%s lacks %s: fetching %s", root, archive.sign, archive.name)
-                file = obtain(archive, staging, mirrors)
-                write_json(record, {**_unpacked(record), archive.name: archive.checksum})
-                unpack(file, archive.folder, root / archive.becomes, scratch=staging)
-                if file.parent == staging:
-                    file.unlink()  # at once: with COCO's zips kept the disk would have to hold everything twice
-            shutil.rmtree(staging)
+    _check_root(root, archives)
+    absent = _absent(root, archives)
+    if absent or staging.exists():
+        with _held(staging) as held:
+            if absent and not held:
+                raise ValueError(f"another process is downloading into {staging}; wait until it ends, then run again")
+            if held:
+                for archive in _absent(root, archives):  # asked again: another process may have been at it until now
+                    _add(root, archive, staging, mirrors)
+                shutil.rmtree(staging)
     return _unpacked(record)
 
 
@@ -68,7 +67,17 @@ def _unpacked(record: Path) -> dict[str, str]:
     return read_json(record) if record.exists() else {}
 
 
-def _check_root(root: Path, archives: Sequence[Archive], staging: Path) -> None:
+def _add(root: Path, archive: Archive, staging: Path, mirrors: Sequence[str]) -> None:
+    """The record comes before the folder, so that no folder is without one."""
+    logger.info("%s lacks %s: fetching %s", root, archive.sign, archive.name)
+    file, record = obtain(archive, staging, mirrors), root / ".archives.json"
+    write_json(record, {**_unpacked(record), archive.name: archive.checksum})
+    unpack(file, archive.folder, root / archive.becomes, scratch=staging)
+    if file.parent == staging:
+        file.unlink()  # at once: with COCO's zips kept the disk would have to hold everything twice
+
+
+def _check_root(root: Path, archives: Sequence[Archive]) -> None:
     """Refuses a root that is something else than it must be, before anything is downloaded."""
     absent = _absent(root, archives)
     if archives[0] in absent and root.exists() and any(path.name[0] != "." for path in root.iterdir()):
@@ -83,12 +92,11 @@ def _check_root(root: Path, archives: Sequence[Archive], staging: Path) -> None:
 
 
 @contextmanager
-def _held(staging: Path) -> Iterator[None]:
+def _held(staging: Path) -> Iterator[bool]:
+    """Whether this process alone is at work in the folder while the block lasts."""
     held = hold(staging / "lock")
-    if held is None:
-        raise ValueError(f"another process is downloading into {staging}; wait until it ends, then run again")
-    with held:
-        yield
+    with held or nullcontext():
+        yield held is not None
 
 
 def obtain(archive: Archive, folder: Path, mirrors: Sequence[str] = ()) -> Path:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -12,11 +13,21 @@ from typing import Any
 import numpy as np
 
 from acr.config import PHOTOGRAPHS, WHOLE, Folder
-from acr.datasets.base import Record, Skipped, Split, check_labels, read_text
+from acr.datasets.base import Record, Skipped, Split, check_labels, read_text, read_true_mask
 from acr.datasets.label_dictionaries import named_classes, read_label_dictionary
-from acr.datasets.tags import Photographs, TagsError, class_name, class_names, image_ids, labels_of, parse_table, splits_of
+from acr.datasets.tags import (
+    SPLIT_COLUMNS,
+    Photographs,
+    TagsError,
+    class_name,
+    class_names,
+    composed,
+    image_ids,
+    labels_of,
+    parse_table,
+    splits_of,
+)
 from acr.files import digest, listed
-from acr.images import read_mask
 from acr.shapes import BACKGROUND, VOID
 
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": ""}
@@ -31,22 +42,33 @@ Labels = Mapping[str, Sequence[str]]  # names of classes by the path of the phot
 def drawn_by_lot(labels: Labels, share: float) -> set[str]:
     """The photographs of val: `share` of them, at least one, always the same ones; one of each class stays in train.
 
-    A photograph's lot is a digest of its path, so that another one that is added later moves at most one from side to
-    side. Where that leaves val empty, as with two photographs of two classes, val has one all the same.
+    A photograph's lot is a digest of its path, so that one that is added later moves hardly any from side to side. Where a
+    class would be lost the next lot is drawn; only where that leaves val empty, as with two photographs of two classes,
+    val has one all the same.
     """
     order = sorted(labels, key=lambda path: hashlib.sha256(path.encode()).digest())
-    val = set(order[: max(1, round(share * len(order)))])
-    for name in sorted({name for names in labels.values() for name in names}):
-        having = [path for path in order if name in labels[path]]
-        if set(having) <= val:
-            val.remove(having[-1])
+    left, val = Counter(chain(*labels.values())), set()
+    for path in order:
+        if len(val) < max(1, round(share * len(order))) and all(left[name] > 1 for name in labels[path]):
+            val.add(path)
+            left.subtract(labels[path])
     return val or set(order[:1])
 
 
 def class_depth(paths: Sequence[str]) -> int:
-    """Where in a path the sub-folder stands that is a class: first (0), or second (1), below those of splits."""
-    tops = {PurePosixPath(path).parts[0].casefold() for path in paths if "/" in path}
-    return int("train" in {SPLIT_FOLDERS.get(top) for top in tops} and tops <= set(SPLIT_FOLDERS))
+    """Where in a path the sub-folder stands that is a class: first (0), or second (1), below those of splits.
+
+    Raises:
+        TagsError: beside the folders of splits lies another one.
+    """
+    tops = {PurePosixPath(path).parts[0] for path in paths if "/" in path}
+    splits = {top for top in tops if top.casefold() in SPLIT_FOLDERS}
+    if not {"train", "val"} <= {SPLIT_FOLDERS[top.casefold()] for top in splits}:
+        return 0
+    if tops - splits:
+        beside = f"the folders {' and '.join(sorted(splits))} and beside them {min(tops - splits)}"
+        raise TagsError(f"holds {beside}; take it out, or say what is in the photographs in a table of labels")
+    return 1
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------
@@ -89,7 +111,14 @@ def photographs(data: Folder) -> list[str]:
     root, masks = Path(data.root), Path(data.masks).resolve() if data.masks else None
     if not root.is_dir():
         raise ValueError(f"{root} is no folder, but root of the data set must name that of your photographs; check it")
+    if masks and root.resolve().is_relative_to(masks):
+        raise ValueError(
+            f"masks of the data set is {data.masks}, where the photographs are; keep masks in a folder of their own"
+        )
     found = [path for path in listed(root, PHOTOGRAPHS) if not (masks and (root / path).resolve().is_relative_to(masks))]
+    for path in found:
+        if not (root / path).exists():
+            raise ValueError(f"{root / path} is a link that leads nowhere; mend it or take it away")
     if not found:
         raise ValueError(f"{root} holds no photograph, that is no file that ends in {', '.join(PHOTOGRAPHS)}; check root")
     return found
@@ -110,7 +139,7 @@ def _known(data: Folder) -> Known:
         check_labels(names, classes, f"photograph {path!r}")
     labels = {path: tuple(name for name in classes if name in labelled[path]) for path in there.paths if path in labelled}
     splits = _splits(data, there, labels)
-    depth = len(there.paths) if data.labels else class_depth(there.paths)
+    depth = math.inf if data.labels else class_depth(there.paths)  # below it, a photograph without labels is a copy
     left_out = {path: COPY if path.count("/") > depth else UNLABELLED for path in there.paths if path not in labels}
     in_some = {*chain(*splits.values())}
     left_out |= {path: UNLISTED for path in labels if path not in in_some}
@@ -166,6 +195,8 @@ def _of_dictionary(path: Path, there: Photographs, classes: Sequence[str]) -> tu
         given = f"has vectors of {length} numbers, but classes of the data set names {len(names)}"
         raise TagsError(f"{given}; name one a number, or voc or coco for theirs")
     found = {there.find(name): vector for name, vector in vectors.items() if there.surely(name)}
+    if not found:
+        raise TagsError(f"knows none of the photographs below {there.root}, but such as {next(iter(vectors))!r}; check both")
     return {photo: [name for name, one in zip(names, vector, strict=True) if one] for photo, vector in found.items()}, names
 
 
@@ -186,32 +217,47 @@ def _splits(data: Folder, there: Photographs, labels: Labels) -> dict[str, list[
     """The labelled photographs of train and val: as a table or the folders say, else drawn by lot."""
     if data.train == data.val:
         return {data.train: [*labels]}
-    if data.splits is not None:
-        role = _listed_splits(Path(data.splits), there)
-        if not {data.train, data.val} <= {*role.values()}:
-            names = f"the splits {', '.join(sorted({*role.values()}))}"
-            raise ValueError(f"{data.splits} has {names}, but train and val of the data set are {data.train} and {data.val}")
-    elif data.labels is None and class_depth(there.paths):
-        folders = {"train": data.train, "val": data.val, "": ""}
-        role = {path: folders[SPLIT_FOLDERS[PurePosixPath(path).parts[0].casefold()]] for path in labels}
-    else:
+    said = _said_splits(data, there)
+    if not {data.train, data.val} <= {*said.values()}:  # in other words, such as validation
+        words = {"train": data.train, "val": data.val}
+        said = {path: words.get(SPLIT_FOLDERS.get(split.casefold()), split) for path, split in said.items()}
+    if not said:
         val = drawn_by_lot(labels, data.val_share)
-        role = {path: data.val if path in val else data.train for path in labels}
-    return {name: [path for path in labels if role.get(path) == name] for name in (data.train, data.val)}
+        said = {path: data.val if path in val else data.train for path in labels}
+    splits = {name: [path for path in labels if said.get(path) == name] for name in (data.train, data.val)}
+    for name, paths in splits.items():
+        if not paths:
+            found = ", ".join(sorted({*said.values()} - {""}))
+            source = f"the split {name!r} of {data.splits or data.labels or data.root}, whose splits are {found}"
+            way_out = "label at least two photographs, or name the splits in the keys train and val of the data set"
+            raise ValueError(f"no labelled photograph is in {source}; {way_out}")
+    return splits
 
 
-def _listed_splits(path: Path, there: Photographs) -> dict[str, str]:
-    """The split of each photograph that a table lists."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist, but splits of the data set must name a table image,split; check it")
-    role: dict[str, str] = {}
-    try:
-        for name, split in splits_of(parse_table(read_text(path), there)):
-            if role.setdefault(there.get(name), split) != split:
-                raise TagsError(f"has {name!r} in {role[there.get(name)]} and in {split}; list it once")
-    except TagsError as error:
-        raise ValueError(f"{path} {error}") from None
-    return role
+def _said_splits(data: Folder, there: Photographs) -> dict[str, str]:
+    """The split of each photograph, as far as a table, the table of labels or the folders say it."""
+    source = data.splits or (data.labels if _is_table(data.labels) else None)
+    if source is not None:
+        path, said = Path(source), {}
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist, but splits of the data set must name a table image,split; check it")
+        try:
+            table = parse_table(read_text(path), there)
+            if data.splits or table.column(*SPLIT_COLUMNS) is not None:
+                for name, split in splits_of(table):
+                    if said.setdefault(there.get(name), split) != split:
+                        raise TagsError(f"has {name!r} in {said[there.get(name)]} and in {split}; list it once")
+                return said
+        except TagsError as error:
+            raise ValueError(f"{path} {error}") from None
+    tops = {PurePosixPath(path).parts[0].casefold() for path in there.paths if "/" in path}
+    if not {"train", "val"} <= {SPLIT_FOLDERS.get(top) for top in tops}:
+        return {}
+    return {path: PurePosixPath(path).parts[0] for path in there.paths if "/" in path}
+
+
+def _is_table(labels: str | None) -> bool:
+    return labels is not None and Path(labels).suffix.lower() not in (".npy", ".npz", ".json")
 
 
 def _masks(data: Folder, known: Known) -> dict[str, Path]:
@@ -223,20 +269,22 @@ def _masks(data: Folder, known: Known) -> dict[str, Path]:
     if data.masks is None:
         return {}
     folder = Path(data.masks)
-    there = {path.casefold(): folder / path for path in listed(folder, [".png"])}
+    there = {composed(path): folder / path for path in listed(folder, [".png"])}
+    there = {path.casefold(): mask for path, mask in there.items()} | there  # as it is written comes first
     masks: dict[str, Path] = {}
-    for path, image_id in known.ids.items():
-        plain = PurePosixPath(path).with_suffix(".png")
-        names = [str(plain), f"{image_id}.png", plain.name]
-        if places := [there[name.casefold()] for name in names if name.casefold() in there]:
-            masks[path] = places[0]
+    for path in known.labels:
+        plain = composed(str(PurePosixPath(path).with_suffix(".png")))
+        names = [plain, f"{known.ids[path]}.png", PurePosixPath(plain).name]
+        found = [there[form] for name in names for form in (name, name.casefold()) if form in there]
+        if found:
+            masks[path] = found[0]
     if not masks:
         raise ValueError(f"{folder} holds no mask of any photograph, such as {folder / plain}; check masks of the data set")
     owner: dict[Path, str] = {}
     for path, mask in masks.items():
         if owner.setdefault(mask, path) != path:
             raise ValueError(f"{mask} may be the mask of {owner[mask]} or of {path}; give masks the paths of their photographs")
-    values = {int(value) for mask in [*masks.values()][:SAMPLED] for value in np.unique(read_mask(mask))}
+    values = {int(value) for mask in [*masks.values()][:SAMPLED] for value in np.unique(read_true_mask(mask))}
     if VOID in values and values <= {BACKGROUND, VOID}:
         raise ValueError(f"masks in {folder} hold 0 and 255 only, but 255 is void; write 1 for the class")
     return masks

@@ -8,24 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from acr.datasets import voc12
 from acr.datasets.base import check_id
+from acr.datasets.classes import COCO, VOC
 from acr.datasets.pickles import RefusedError, array_of, inert, plain_of
 from acr.files import atomic
 
 COLUMNS = ("image", "labels")  # of the table that is written, and the names of the arrays in an npz
-# of MS COCO, in the order of the categories' ids
-COCO = (
-    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic_light"),
-    *("fire_hydrant", "stop_sign", "parking_meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow"),
-    *("elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee"),
-    *("skis", "snowboard", "sports_ball", "kite", "baseball_bat", "baseball_glove", "skateboard", "surfboard"),
-    *("tennis_racket", "bottle", "wine_glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich"),
-    *("orange", "broccoli", "carrot", "hot_dog", "pizza", "donut", "cake", "chair", "couch", "potted_plant", "bed"),
-    *("dining_table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell_phone", "microwave", "oven"),
-    *("toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy_bear", "hair_drier", "toothbrush"),
-)
-CLASSES: Mapping[str, tuple[str, ...]] = {"voc": voc12.CLASSES, "coco": COCO}
+CLASSES: Mapping[str, tuple[str, ...]] = {"voc": VOC, "coco": COCO}
 
 
 def named_classes(names: Sequence[str]) -> tuple[str, ...]:

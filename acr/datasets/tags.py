@@ -9,16 +9,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from acr.datasets.base import LONGEST_ID
 
 SEPARATORS = "\t;,|"  # of the cells of a table
 BETWEEN_LABELS = ";|,"
-IMAGE_COLUMNS = {"image", "images", "image_id", "image_path", "img", "file", "filename", "file_name", "path", "name", "id"}
+IMAGE_COLUMNS = {
+    *("image", "images", "image_id", "imageid", "image_name", "image_path", "img", "photo", "photograph"),
+    *("file", "filename", "file_name", "path", "name", "id"),
+}
 LABEL_COLUMNS = {"labels", "tags", "classes", "categories"}  # labels may be separated by white space
 ONE_LABEL_COLUMNS = {"label", "tag", "class", "category"}  # a label may hold white space
 SPLIT_COLUMNS = {"split", "subset", "set"}
+KNOWN_COLUMNS = IMAGE_COLUMNS | LABEL_COLUMNS | ONE_LABEL_COLUMNS | SPLIT_COLUMNS
 YES, NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no", ""}
 NO_LABEL = {"", "background", "none", "nan", "null", "-"}  # says that a photograph shows none of the classes
 
@@ -50,6 +55,11 @@ def class_names(labels: Iterable[str]) -> list[str]:
         if name.casefold() not in NO_LABEL:
             names[name.casefold()] = name
     return list(names.values())
+
+
+def composed(text: str) -> str:
+    """A name in the one of several equal forms that most keyboards write: a Mac's archives hold letters and dots apart."""
+    return unicodedata.normalize("NFC", text)
 
 
 def image_ids(paths: Sequence[str]) -> list[str]:
@@ -89,7 +99,7 @@ class Photographs:
         for path in self.paths:
             whole = PurePosixPath(path)
             for name in {path, str(whole.with_suffix("")), whole.name, whole.stem}:
-                named[name].append(path)
+                named[composed(name)].append(path)
         return named
 
     def find(self, name: str) -> str | None:
@@ -102,8 +112,9 @@ class Photographs:
         """
         for wanted in self._paths(name):
             found = self._named.get(wanted, [])
-            if wanted in found:
-                return wanted
+            for path in found:
+                if composed(path) == wanted:
+                    return path
             if len(found) > 1:
                 either = f"{found[0]} or {found[1]} below {self.root}"
                 raise TagsError(f"names the photograph {name!r}, which may be {either}; write its path below that folder")
@@ -114,7 +125,7 @@ class Photographs:
     def surely(self, name: str) -> int:
         """How surely a cell names a photograph: 2 where it holds a whole file name, 1 without suffix, 0 where there is none."""
         found = [(wanted, path) for wanted in self._paths(name) for path in self._named.get(wanted, [])]
-        return 2 if any(path.endswith(wanted) for wanted, path in found) else min(len(found), 1)
+        return 2 if any(composed(path).endswith(wanted) for wanted, path in found) else min(len(found), 1)
 
     def get(self, name: str) -> str:
         """`find`, or a TagsError where the photograph is not there."""
@@ -125,7 +136,7 @@ class Photographs:
 
     def _paths(self, name: str) -> list[str]:
         """The name as a path below the root: as it stands, and without the root before it."""
-        wanted = name.strip().replace("\\", "/").removeprefix("./")
+        wanted = composed(name.strip().replace("\\", "/").removeprefix("./"))
         roots = (self.root.absolute().as_posix(), self.root.as_posix().removeprefix("./"), self.root.absolute().name)
         return [wanted, *(wanted.removeprefix(f"{root}/") for root in roots if wanted.startswith(f"{root}/"))]
 
@@ -147,30 +158,43 @@ class Table:
 
 
 def parse_table(text: str, photographs: Photographs) -> Table:
-    """A table separated by whichever of SEPARATORS stands most often in its first row.
-
-    The column whose cells name most photographs, and most surely, names them; of equals one that is called so.
+    """A table separated by whichever of SEPARATORS makes most cells of photographs, or stands most often in the first row.
 
     Raises:
         TagsError: a quote is not closed, or no row is left.
     """
-    text = text.lstrip("\r\n")
-    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
+    text = re.sub(r"^(\s*\n|sep=.\r?\n)*", "", text)  # Excel writes which separator it used
+    first = text.partition("\n")[0]
+    if not first.strip():
+        raise TagsError("is empty, but must be a table; write a row for each photograph")
+    used = [separator for separator in SEPARATORS if separator in first] or [","]
+    tried = {separator: _rows(text, separator) for separator in used}
+    named = {separator: sum(map(photographs.surely, chain(*rows))) for separator, rows in tried.items()}
+    rows = tried[max(used, key=lambda separator: (named[separator], first.count(separator)))]
+    width = max(map(len, rows))
+    image = _image_column(rows, width, photographs)
+    header = any(_column_name(cell) in KNOWN_COLUMNS for cell in rows[0]) or not photographs.surely(rows[0][image])
+    padded = [row + [""] * (width - len(row)) for row in rows[1 if header else 0 :]]
+    return Table(padded, rows[0] if header else [], image)
+
+
+def _rows(text: str, separator: str) -> list[list[str]]:
     try:
         content = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-        rows = [[cell.strip() for cell in row] for row in content if any(row)]
+        return [[cell.strip() for cell in row] for row in content if any(row)]
     except csv.Error as error:
         raise TagsError(f"is no table of cells separated by {separator!r} ({error}); check its quotes") from None
-    if not rows:
-        raise TagsError("is empty, but must be a table; write a row for each photograph")
-    named = any(_column_name(cell) in IMAGE_COLUMNS | LABEL_COLUMNS | ONE_LABEL_COLUMNS | SPLIT_COLUMNS for cell in rows[0])
-    headless = not named and any(map(photographs.surely, rows[0]))
-    names = [] if headless else rows.pop(0)
-    width = max(map(len, [names, *rows]))
-    rows = [row + [""] * (width - len(row)) for row in rows]
-    called = [_column_name(name) in IMAGE_COLUMNS for name in names] + [False] * width
-    sure = [sum(photographs.surely(row[place]) for row in rows) for place in range(width)]
-    return Table(rows, names, max(range(width), key=lambda place: (sure[place], called[place], -place)))
+
+
+def _image_column(rows: Sequence[Sequence[str]], width: int, photographs: Photographs) -> int:
+    """The column whose cells name photographs most surely; one that is called so counts half as much again.
+
+    Numbers of rows or classes may name numbered photographs as well, and what the right column names may be gone.
+    """
+    sure = [sum(photographs.surely(cell) for row in rows for cell in row[place : place + 1]) for place in range(width)]
+    names = [_column_name(name) for name in rows[0]]
+    places = [place for place, name in enumerate(names) if name in IMAGE_COLUMNS or name not in KNOWN_COLUMNS]
+    return max(places or range(len(names)), key=lambda place: ((2 + (names[place] in IMAGE_COLUMNS)) * sure[place], -place))
 
 
 def _column_name(cell: str) -> str:
@@ -217,8 +241,14 @@ def _flags_of(table: Table, wanted: Sequence[str]) -> tuple[list[tuple[str, list
         if name and place != table.image and _column_name(name) not in SPLIT_COLUMNS
     }
     if wanted:
-        columns = {name: place for name, place in columns.items() if class_name(name) in map(class_name, wanted)}
-    needed = "must have columns image and labels, or one column a class that holds 0 or 1"
+        named = {_column_name(name): name for name in columns}
+        for name in wanted:
+            if _column_name(name) not in named:
+                raise TagsError(
+                    f"has no column of the class {name!r} that classes of the data set names, but {', '.join(columns)}"
+                )
+        columns = {name: columns[named[_column_name(name)]] for name in wanted}
+    needed = "must have columns image and labels, or one column a class that holds 0 or 1, which classes may pick out"
     if not columns:
         raise TagsError(f"has the columns {', '.join(table.names)}, but {needed}")
     for row in table.rows:

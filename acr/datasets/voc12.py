@@ -17,6 +17,7 @@ from scipy.io.matlab import MatReadError
 
 from acr.config import Voc12
 from acr.datasets.base import Record, Skipped, Split, check_id, check_labels, read_text
+from acr.datasets.classes import VOC as CLASSES
 from acr.datasets.download import provide
 from acr.datasets.published import published
 from acr.images import read_mask
@@ -24,10 +25,6 @@ from acr.shapes import BACKGROUND, VOID
 
 logger = logging.getLogger(__name__)
 
-CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 ENLARGED = "train_aug"
 AUGMENTED = "SegmentationClassAug"
 LISTS = "ImageSets/Segmentation"
