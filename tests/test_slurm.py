@@ -36,8 +36,9 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 INSTALLED = Path("/etc/slurm/slurm.conf")
 # what the test's cluster needs and others do not: it has no accounting database, and every second counts
 HERE = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1"]
-# one of the rules that may be submitted as arrays, though the profile does not do it by itself
-ARRAY = ["--slurm-array-jobs", "prediction_shard"]
+# one of the rules that may be submitted as arrays, though the profile does not do it by itself; shards are kept, since a
+# task of an array waits for those of the array's first task, which may have been merged and removed by then
+ARRAY = ["--slurm-array-jobs", "prediction_shard", "--notemp"]
 
 
 def program(name: str) -> str | None:
