@@ -130,11 +130,14 @@ def listed(root: str | Path, suffixes: Collection[str]) -> list[str]:
     """
     found, seen = [], set()
     for folder, names, files in os.walk(root, followlinks=True):
-        visible = sorted(name for name in names if name[0] != "." and name != "__MACOSX")
-        names[:] = [] if os.path.realpath(folder) in seen else visible
-        paths = [Path(folder, name) for name in files if os.path.realpath(folder) not in seen and name[0] != "."]
-        seen.add(os.path.realpath(folder))
-        found += [path.relative_to(root).as_posix() for path in paths if path.suffix.lower() in suffixes]
+        real = os.path.realpath(folder)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        names[:] = sorted(name for name in names if name[0] != "." and name != "__MACOSX")
+        visible = [name for name in files if name[0] != "." and name.lower().endswith(tuple(suffixes))]
+        found += [Path(folder, name).relative_to(root).as_posix() for name in visible]
     for path in found:
         if path != path.encode(errors="ignore").decode():
             raise ValueError(f"{root} holds the file {os.fsencode(path)!r}, whose name is not UTF-8; give it another name")
@@ -156,7 +159,10 @@ def outline(folders: Mapping[str, Collection[str]], files: Iterable[str]) -> str
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else -1  # of a link that leads nowhere
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a link that leads nowhere
+        return -1
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -94,6 +94,12 @@ class Photographs:
         self.paths, self.root = paths, root
 
     @cached_property
+    def _roots(self) -> tuple[str, ...]:
+        """What may stand before a path below the root."""
+        whole = self.root.absolute()
+        return tuple(f"{root}/" for root in (whole.as_posix(), self.root.as_posix().removeprefix("./"), whole.name))
+
+    @cached_property
     def _named(self) -> dict[str, list[str]]:
         named = defaultdict(list)
         for path in self.paths:
@@ -137,8 +143,7 @@ class Photographs:
     def _paths(self, name: str) -> list[str]:
         """The name as a path below the root: as it stands, and without the root before it."""
         wanted = composed(name.strip().replace("\\", "/").removeprefix("./"))
-        roots = (self.root.absolute().as_posix(), self.root.as_posix().removeprefix("./"), self.root.absolute().name)
-        return [wanted, *(wanted.removeprefix(f"{root}/") for root in roots if wanted.startswith(f"{root}/"))]
+        return [wanted, *(wanted.removeprefix(root) for root in self._roots if wanted.startswith(root))]
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------------
