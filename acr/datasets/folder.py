@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from acr.datasets.label_dictionaries import named_classes, read_label_dictionary
 from acr.datasets.tags import (
     SPLIT_COLUMNS,
     Photographs,
+    Table,
     TagsError,
     class_name,
     class_names,
@@ -55,15 +56,25 @@ def drawn_by_lot(labels: Labels, share: float) -> set[str]:
     return val or set(order[:1])
 
 
+def top_folders(paths: Sequence[str]) -> dict[str, str]:
+    """The first folder of each path that has one."""
+    return {path: PurePosixPath(path).parts[0] for path in paths if "/" in path}
+
+
+def split_folders(tops: Iterable[str]) -> set[str]:
+    """Those of the first folders that name splits; none unless both train and val are among them."""
+    splits = {top for top in tops if top.casefold() in SPLIT_FOLDERS}
+    return splits if {"train", "val"} <= {SPLIT_FOLDERS[top.casefold()] for top in splits} else set()
+
+
 def class_depth(paths: Sequence[str]) -> int:
     """Where in a path the sub-folder stands that is a class: first (0), or second (1), below those of splits.
 
     Raises:
         TagsError: beside the folders of splits lies another one.
     """
-    tops = {PurePosixPath(path).parts[0] for path in paths if "/" in path}
-    splits = {top for top in tops if top.casefold() in SPLIT_FOLDERS}
-    if not {"train", "val"} <= {SPLIT_FOLDERS[top.casefold()] for top in splits}:
+    tops = {*top_folders(paths).values()}
+    if not (splits := split_folders(tops)):
         return 0
     if tops - splits:
         beside = f"the folders {' and '.join(sorted(splits))} and beside them {min(tops - splits)}"
@@ -128,7 +139,8 @@ def _known(data: Folder) -> Known:
     there = Photographs(photographs(data), Path(data.root))
     source = data.labels or data.root
     try:
-        found, named = _labels(data, there)
+        table = _label_table(data, there)
+        found, named = _labels(data, there, table)
         labelled = {path: class_names(names) for path, names in found.items()}
         classes = tuple(class_names(named) or class_names(sorted({*chain(*labelled.values())})))
     except TagsError as error:
@@ -138,7 +150,7 @@ def _known(data: Folder) -> Known:
     for path, names in labelled.items():
         check_labels(names, classes, f"photograph {path!r}")
     labels = {path: tuple(name for name in classes if name in labelled[path]) for path in there.paths if path in labelled}
-    splits = _splits(data, there, labels)
+    splits = _splits(data, there, labels, table)
     depth = math.inf if data.labels else class_depth(there.paths)  # below it, a photograph without labels is a copy
     left_out = {path: COPY if path.count("/") > depth else UNLABELLED for path in there.paths if path not in labels}
     in_some = {*chain(*splits.values())}
@@ -147,7 +159,21 @@ def _known(data: Folder) -> Known:
     return Known(ids, labels, classes, {**splits, WHOLE: there.paths}, left_out)
 
 
-def _labels(data: Folder, there: Photographs) -> tuple[Labels, Sequence[str]]:
+def _label_table(data: Folder, there: Photographs) -> Table | None:
+    """The table of labels, where they are in one.
+
+    Raises:
+        TagsError: there is no such file, or it cannot be read.
+    """
+    if data.labels is None:
+        return None
+    path = Path(data.labels)
+    if not path.is_file():
+        raise TagsError("does not exist, but labels of the data set must name a file; check it")
+    return None if path.suffix.lower() in (".npy", ".npz", ".json") else parse_table(read_text(path), there)
+
+
+def _labels(data: Folder, there: Photographs, table: Table | None) -> tuple[Labels, Sequence[str]]:
     """The labels of each photograph that has any said of it, and the names of the classes where something orders them.
 
     Raises:
@@ -156,14 +182,9 @@ def _labels(data: Folder, there: Photographs) -> tuple[Labels, Sequence[str]]:
     if data.labels is None:
         return _of_folders(there), data.classes
     path = Path(data.labels)
-    if not path.is_file():
-        raise TagsError("does not exist, but labels of the data set must name a file; check it")
     if path.suffix.lower() in (".npy", ".npz"):
         return _of_dictionary(path, there, data.classes)
-    if path.suffix.lower() == ".json":
-        rows, names = _of_coco(path)
-    else:
-        rows, names = labels_of(parse_table(read_text(path), there), data.classes)
+    rows, names = _of_coco(path) if table is None else labels_of(table, data.classes)
     labels: dict[str, list[str]] = {}
     for name, found in rows:
         labels.setdefault(there.get(name), []).extend(found)
@@ -194,7 +215,7 @@ def _of_dictionary(path: Path, there: Photographs, classes: Sequence[str]) -> tu
     if length != len(names):
         given = f"has vectors of {length} numbers, but classes of the data set names {len(names)}"
         raise TagsError(f"{given}; name one a number, or voc or coco for theirs")
-    found = {there.find(name): vector for name, vector in vectors.items() if there.surely(name)}
+    found = {photo: vector for name, vector in vectors.items() if (photo := there.find(name)) is not None}
     if not found:
         raise TagsError(f"knows none of the photographs below {there.root}, but such as {next(iter(vectors))!r}; check both")
     return {photo: [name for name, one in zip(names, vector, strict=True) if one] for photo, vector in found.items()}, names
@@ -213,11 +234,11 @@ def _of_coco(path: Path) -> tuple[list[tuple[str, list[str]]], list[str]]:
     return list(labels.values()), list(names.values())
 
 
-def _splits(data: Folder, there: Photographs, labels: Labels) -> dict[str, list[str]]:
+def _splits(data: Folder, there: Photographs, labels: Labels, table: Table | None) -> dict[str, list[str]]:
     """The labelled photographs of train and val: as a table or the folders say, else drawn by lot."""
     if data.train == data.val:
         return {data.train: [*labels]}
-    said = _said_splits(data, there)
+    said = _said_splits(data, there, table)
     if not {data.train, data.val} <= {*said.values()}:  # in other words, such as validation
         words = {"train": data.train, "val": data.val}
         said = {path: words.get(SPLIT_FOLDERS.get(split.casefold()), split) for path, split in said.items()}
@@ -234,30 +255,21 @@ def _splits(data: Folder, there: Photographs, labels: Labels) -> dict[str, list[
     return splits
 
 
-def _said_splits(data: Folder, there: Photographs) -> dict[str, str]:
-    """The split of each photograph, as far as a table, the table of labels or the folders say it."""
-    source = data.splits or (data.labels if _is_table(data.labels) else None)
-    if source is not None:
-        path, said = Path(source), {}
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist, but splits of the data set must name a table image,split; check it")
-        try:
-            table = parse_table(read_text(path), there)
-            if data.splits or table.column(*SPLIT_COLUMNS) is not None:
-                for name, split in splits_of(table):
-                    if said.setdefault(there.get(name), split) != split:
-                        raise TagsError(f"has {name!r} in {said[there.get(name)]} and in {split}; list it once")
-                return said
-        except TagsError as error:
-            raise ValueError(f"{path} {error}") from None
-    tops = {PurePosixPath(path).parts[0].casefold() for path in there.paths if "/" in path}
-    if not {"train", "val"} <= {SPLIT_FOLDERS.get(top) for top in tops}:
-        return {}
-    return {path: PurePosixPath(path).parts[0] for path in there.paths if "/" in path}
-
-
-def _is_table(labels: str | None) -> bool:
-    return labels is not None and Path(labels).suffix.lower() not in (".npy", ".npz", ".json")
+def _said_splits(data: Folder, there: Photographs, table: Table | None) -> dict[str, str]:
+    """The split of each photograph, as far as a table of its own, that of the labels or the folders say it."""
+    if data.splits is None and (table is None or table.column(*SPLIT_COLUMNS) is None):
+        tops = top_folders(there.paths)
+        return tops if split_folders({*tops.values()}) else {}
+    path, said = Path(data.splits or data.labels), {}
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist, but splits of the data set must name a table image,split; check it")
+    try:
+        for name, split in splits_of(table if data.splits is None else parse_table(read_text(path), there)):
+            if said.setdefault(there.get(name), split) != split:
+                raise TagsError(f"has {name!r} in {said[there.get(name)]} and in {split}; list it once")
+    except TagsError as error:
+        raise ValueError(f"{path} {error}") from None
+    return said
 
 
 def _masks(data: Folder, known: Known) -> dict[str, Path]:
