@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -15,7 +14,7 @@ from pycocotools import mask as outlines
 from tqdm import tqdm
 
 from acr.datasets.base import Record, Split, check_id, read_split
-from acr.files import PROVENANCE, Arrays, read_json, unfinished
+from acr.files import PROVENANCE, Arrays, atomic_folder, read_json
 from acr.images import check_mask, image_size, palette, read_mask, upsample, write_mask
 from acr.shapes import BACKGROUND, VOID
 
@@ -83,13 +82,8 @@ def export(folder: str | Path, form: str, output: str | Path) -> None:
         raise ValueError(f"{folder} holds {stage}, which have no format {form!r}; it must be one of {', '.join(formats)}")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"{output} exists and is no empty folder; name a new one")
-    temporary = unfinished(target, uuid.uuid4().hex)
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(target) as temporary:
         formats[form](artefact, temporary)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_artefact(folder: str | Path) -> Artefact:

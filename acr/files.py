@@ -46,6 +46,22 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to it when the block succeeds and removed when it fails.
+
+    An empty folder there is replaced; one that holds something is an OSError.
+    """
+    path = Path(path)
+    temporary = unfinished(path, uuid.uuid4().hex)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def unfinished(path: Path, suffix: str) -> Path:
     """The name beside `path` of something that serves to make it."""
     return path.with_name(f"{UNFINISHED}{path.name}.{suffix}")

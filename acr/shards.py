@@ -1,7 +1,6 @@
 """Merging what the shards of a stage made, in the order of the split: the number of shards leaves no trace."""
 
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from acr.datasets.base import read_split
-from acr.files import UNFINISHED, Arrays, unfinished, write_arrays
+from acr.files import UNFINISHED, Arrays, atomic_folder, write_arrays
 from acr.images import write_mask
 
 
@@ -61,16 +60,11 @@ def merge_true_masks(*, shards: Sequence[str | Path], folder: str | Path) -> Non
 
 
 def _write_masks(masks: Iterable[tuple[str, np.ndarray]], target: Path) -> None:
-    temporary = unfinished(target, uuid.uuid4().hex)
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(target) as temporary:
         for name, mask in masks:
             write_mask(temporary / f"{name}.png", mask)
         if target.exists():
             shutil.rmtree(target)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _clear(shards: Sequence[str | Path]) -> None:

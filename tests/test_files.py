@@ -12,6 +12,7 @@ from acr.files import (
     UNFINISHED,
     Arrays,
     atomic,
+    atomic_folder,
     digest,
     hold,
     read_json,
@@ -38,6 +39,21 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path) -> None:
         cut_short()
     assert [item.name for item in tmp_path.iterdir()] == ["file.txt"]
     assert path.read_text() == "old"
+
+
+def test_a_folder_appears_whole_and_takes_the_place_of_an_empty_one_only(tmp_path) -> None:
+    for name in ("new/folder", "empty"):
+        if name == "empty":
+            (tmp_path / name).mkdir()
+        with atomic_folder(tmp_path / name) as temporary:
+            (temporary / "a").write_text("whole")
+            assert not (tmp_path / name / "a").exists()
+        assert (tmp_path / name / "a").read_text() == "whole"
+    with pytest.raises(OSError, match="not empty"), atomic_folder(tmp_path / "empty") as temporary:
+        (temporary / "b").write_text("other")
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "failed") as temporary:
+        raise RuntimeError
+    assert {path.name for path in tmp_path.rglob("*")} == {"new", "folder", "empty", "a"}
 
 
 def test_a_successful_block_replaces_the_file(tmp_path) -> None:
