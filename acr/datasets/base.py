@@ -64,11 +64,16 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def shard_of(split: Split, shard: str) -> Split:
-    """The records of a shard such as `1-of-4`: every fourth from the second on; all shards share out the split."""
+def places_of(shard: str) -> slice:
+    """Which items of a list are those of a shard such as `1-of-4`: every fourth from the second on."""
     index, count = map(int, shard.split("-of-"))
     assert 0 <= index < count, shard
-    return replace(split, records=split.records[index::count])
+    return slice(index, None, count)
+
+
+def shard_of(split: Split, shard: str) -> Split:
+    """The records of a shard; all shards share out the split."""
+    return replace(split, records=split.records[places_of(shard)])
 
 
 def check_split(split: Split) -> None:

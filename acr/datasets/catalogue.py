@@ -20,6 +20,7 @@ from acr.datasets.base import (
     check_classes,
     check_files,
     check_split,
+    places_of,
     write_classes,
     write_skipped,
     write_split,
@@ -53,11 +54,10 @@ def count_classes(split: Split) -> str:
     return ", ".join(f"{name} {counts[name]}" for name in (*split.classes, "no class"))
 
 
-def check_apart(splits: Sequence[Split]) -> None:
+def check_apart(learnt: Split, reported: Split) -> None:
     """Refuses to learn from photographs of the split that is reported, with a ValueError that names one."""
-    learnt, reported = splits[0], splits[-1]
     shared = {record.image_id for record in learnt.records} & {record.image_id for record in reported.records}
-    if learnt is not reported and shared:
+    if shared:
         both = f"{learnt.name!r} and {reported.name!r} share {len(shared)} photographs, such as {min(shared)!r}"
         raise ValueError(f"the splits {both}; take them out of one, for what is learnt from must not be reported")
 
@@ -93,8 +93,8 @@ def draw_shard(*, recipe: str, shard: str, output: str | Path, made_from: Mappin
     What an interrupted call `made_from` the same drew is not drawn again.
     """
     data = config.load_dataset(recipe)
-    index, count = map(int, shard.split("-of-"))
-    drawers = list(islice(_KINDS[data.kind].to_draw(data), index, None, count))
+    places = places_of(shard)
+    drawers = list(islice(_KINDS[data.kind].to_draw(data), places.start, None, places.step))
     write_resumably(output, made_from, [name for name, _ in drawers], lambda first: (draw() for _, draw in drawers[first:]))
 
 
@@ -119,13 +119,14 @@ def write_splits(
             written then.
     """
     data, how = config.load_dataset(recipe), config.build(Execution, execution, "execution")
-    kind, whole = _KINDS[data.kind], read_json(manifest).get("archives", {})
+    kind, unpacked = _KINDS[data.kind], read_json(manifest).get("archives", {})
     listed, skipped = kind.read(data, Path(drawn) if drawn else None)
     check_classes(listed[0].classes, f"data set {data.root}")
-    check_apart(listed[: len({data.train, data.val})])
+    if data.train != data.val:
+        check_apart(*listed[:2])
     for split in listed:
         check_split(split)
-        check_count(split, kind.images.get(split.name), whole=kind.main in whole)
+        check_count(split, kind.images.get(split.name), whole=kind.main in unpacked)
     checked, unreadable = check_files(listed, how.workers)
     _report(unreadable, data.on_unreadable == "fail", "replace it, or set on_unreadable of the data set to skip")
     warn_of_habits(checked[0])

@@ -1,7 +1,6 @@
 """MS COCO 2014: 80 classes; masks are drawn from the instances' outlines."""
 
 import json
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,8 +16,6 @@ from acr.datasets.base import Record, Skipped, Split
 from acr.datasets.download import provide
 from acr.datasets.published import published
 from acr.shapes import BACKGROUND, VOID
-
-logger = logging.getLogger(__name__)
 
 Entry = Mapping[str, Any]  # one object of the annotations' JSON
 UNLABELLED = "it has no annotation"

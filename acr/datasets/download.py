@@ -24,6 +24,7 @@ SLOW_AFTER = 60
 ROUNDS = 4  # over the mirrors
 BACK_OFF = 2.0  # seconds before the second round, doubled before each further one
 CHUNK = 1 << 20  # bytes
+RECORD = ".archives.json"  # what a root was unpacked from
 
 
 class SlowError(OSError):
@@ -45,7 +46,7 @@ def provide(root: Path, archives: Sequence[Archive], mirrors: Sequence[str] = ()
         ValueError: `root` holds something, but not the first archive's folder; an archive cannot be had; or another process
             is downloading.
     """
-    staging, record = root / ".download", root / ".archives.json"
+    staging = root / ".download"
     _check_root(root, archives)
     absent = _absent(root, archives)
     if absent or staging.exists():
@@ -56,22 +57,22 @@ def provide(root: Path, archives: Sequence[Archive], mirrors: Sequence[str] = ()
                 for archive in _absent(root, archives):  # asked again: another process may have been at it until now
                     _add(root, archive, staging, mirrors)
                 shutil.rmtree(staging)
-    return _unpacked(record)
+    return _unpacked(root)
 
 
 def _absent(root: Path, archives: Sequence[Archive]) -> list[Archive]:
     return [archive for archive in archives if not (root / archive.sign).exists()]
 
 
-def _unpacked(record: Path) -> dict[str, str]:
-    return read_json(record) if record.exists() else {}
+def _unpacked(root: Path) -> dict[str, str]:
+    return read_json(root / RECORD) if (root / RECORD).exists() else {}
 
 
 def _add(root: Path, archive: Archive, staging: Path, mirrors: Sequence[str]) -> None:
     """The record comes before the folder, so that no folder is without one."""
     logger.info("%s lacks %s: fetching %s", root, archive.sign, archive.name)
-    file, record = obtain(archive, staging, mirrors), root / ".archives.json"
-    write_json(record, {**_unpacked(record), archive.name: archive.checksum})
+    file = obtain(archive, staging, mirrors)
+    write_json(root / RECORD, {**_unpacked(root), archive.name: archive.checksum})
     unpack(file, archive.folder, root / archive.becomes, scratch=staging)
     if file.parent == staging:
         file.unlink()  # at once: with COCO's zips kept the disk would have to hold everything twice

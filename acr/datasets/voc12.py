@@ -51,7 +51,7 @@ def fetch(data: Voc12, mirrors: Sequence[str]) -> dict[str, Any]:
     """Makes the root hold VOC 2012 and, where lists or masks need it, SBD; `archives` are those it was unpacked from."""
     root, archives = Path(data.root), published("voc12").archives
     lists = ENLARGED in (data.train, data.val) and not _list_path(root, ENLARGED).is_file()
-    masks = data.masks == AUGMENTED and not (root / "VOC2012" / AUGMENTED).is_dir()
+    masks = data.masks_drawn and not (root / "VOC2012" / AUGMENTED).is_dir()
     wanted = ("trainval", "sbd") if lists or masks else ("trainval",)
     return {"archives": provide(root, [archives[name] for name in wanted], mirrors)}
 
