@@ -1,4 +1,5 @@
 # The checked configuration, and how a rule gets its recipe, its upstream files and its code. Functions only.
+import functools
 import json
 import logging
 import os
@@ -78,6 +79,7 @@ def code(script):
 # small provenance.json that is written last beside each artefact and holds its digest (inputs named *_made); the large
 # files themselves only have to exist (ancient).
 SPLITS_MADE = "results/{dataset}/splits/provenance.json"
+TEST_MADE = "results/{dataset}/splits/test.provenance.json"  # of VOC's test, which is no split of the recipe
 
 
 def upstream(section, key, path):
@@ -121,7 +123,8 @@ def weights_seen(wildcards):
     return glance(file) if file and Path(file).is_file() else "none"
 
 
-def data_seen():
+@functools.cache
+def folder_seen():
     """What tells a folder of one's own from itself with photographs or labels added, whatever their dates."""
     if PLAN.data.kind != "folder":
         return "published"
@@ -131,16 +134,18 @@ def data_seen():
             {folder: suffixes for folder, suffixes in folders.items() if folder},
             [file for file in (PLAN.data.labels, PLAN.data.splits) if file],
         )
-    except ValueError as error:
-        raise WorkflowError(str(error))
+    except ValueError:
+        return "refused"  # by the job that reads the folder, in a sentence
 
 
-SEEN = data_seen()
+def data_seen(wildcards):
+    """`folder_seen`, looked at by the jobs that read the folder alone: each job is a snakemake of its own."""
+    return folder_seen()
 
 
 def split_made(wildcards):
     """What stands for the table of a split; VOC's test has one of its own."""
-    return SPLITS_MADE if wildcards.split in PLAN.data.splits_made else SPLITS_MADE.replace("provenance", "test.provenance")
+    return SPLITS_MADE if wildcards.split in PLAN.data.splits_made else TEST_MADE
 
 
 def predicted_whole():

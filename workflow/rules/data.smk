@@ -13,7 +13,7 @@ rule dataset:
     params:
         recipe=canonical(PLAN.data),
         code=code("fetch_dataset.py"),
-        seen=SEEN,
+        seen=data_seen,
     script:
         "../scripts/fetch_dataset.py"
 
@@ -79,7 +79,7 @@ rule splits:
     params:
         recipe=canonical(PLAN.data),
         code=code("write_splits.py"),
-        seen=SEEN,
+        seen=data_seen,
         drawn=f"results/{PLAN.dataset}/true_masks" if PLAN.data.masks_drawn else None,
         folder=subpath(output.classes, parent=True),
     script:

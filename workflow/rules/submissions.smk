@@ -6,7 +6,7 @@ rule test_split:
         splits_made=SPLITS_MADE,
     output:
         table="results/{dataset}/splits/test.csv",
-        provenance="results/{dataset}/splits/test.provenance.json",
+        provenance=TEST_MADE,
     log:
         "logs/{dataset}/splits/test.log",
     localrule: True
@@ -22,7 +22,7 @@ rule test_split:
 rule submission:
     input:
         split=ancient("results/{dataset}/splits/test.csv"),
-        split_made="results/{dataset}/splits/test.provenance.json",
+        split_made=TEST_MADE,
         masks="results/{dataset}/predictions/{recipe}/test/provenance.json",
     output:
         archive="results/{dataset}/submissions/{recipe}.tgz",
