@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from acr import config
 from acr.augmentations import augment, random_window
-from acr.config import Affinity, ConfidentLabels, Execution
 from acr.crf import dense_crf
 from acr.datasets.base import Split, read_split, shard_of
 from acr.distributed import mean_count, on_all_devices
@@ -27,6 +26,7 @@ from acr.images import crop, read_working_image, upsample
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_weights
 from acr.processes import in_processes
+from acr.recipes import Affinity, ConfidentLabels, Crf, Execution
 from acr.shapes import BACKGROUND, VOID, Grid
 from acr.training import Run, fit, freeze_norm, save_trained
 
@@ -151,7 +151,7 @@ def confident_labels(
     return np.where(strict == BACKGROUND, BACKGROUND, sure).astype(np.uint8)
 
 
-def _crf_labels(image: np.ndarray, maps: np.ndarray, exponent: float, settings: config.Crf) -> np.ndarray:
+def _crf_labels(image: np.ndarray, maps: np.ndarray, exponent: float, settings: Crf) -> np.ndarray:
     background = (1 - maps.max(0, keepdims=True)) ** exponent
     scores = np.concatenate([background, maps])
     return dense_crf(image, scores / scores.sum(0), settings).argmax(0)

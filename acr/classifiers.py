@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from acr import config
 from acr.augmentations import augment, random_window
-from acr.config import Classifier, Execution
 from acr.consistency import view_consistency
 from acr.datasets.base import Split, read_split
 from acr.devices import device_of
@@ -24,6 +23,7 @@ from acr.measures import average_precision, identity, mean_of_known, number
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier, build_classifier
 from acr.models.weights import load_state, load_weights
+from acr.recipes import Classifier, Execution
 from acr.shapes import Grid
 from acr.training import Run, fit, save_trained
 from acr.views import View, draw

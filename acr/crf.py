@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from pydensecrf.densecrf import DenseCRF2D
 
-from acr.config import Crf
 from acr.processes import in_processes
+from acr.recipes import Crf
 
 SMALLEST = 1e-5  # probability below which all are alike, so that no label is ruled out by the unary term alone
 

@@ -14,8 +14,8 @@ from typing import TextIO
 
 import torch
 
-from acr.config import Execution
 from acr.files import hold
+from acr.recipes import Execution
 
 log = logging.getLogger(__name__)
 PATIENCE = 1.0  # seconds between two looks for a free GPU

@@ -22,10 +22,10 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from acr import config
-from acr.config import Execution
 from acr.devices import devices_of
 from acr.jobs import append_to_log
 from acr.processes import die_with, main_hidden
+from acr.recipes import Execution
 
 Train = Callable[..., None]
 

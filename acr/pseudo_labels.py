@@ -10,7 +10,6 @@ from jaxtyping import Float32, UInt8
 
 from acr import config
 from acr.affinities import Offset, affinity, neighbours, random_walk, transition
-from acr.config import Execution, PseudoLabels
 from acr.crf import masks
 from acr.datasets.base import read_split, shard_of
 from acr.devices import device_of
@@ -19,6 +18,7 @@ from acr.images import at_full_size, read_working_image, upsample
 from acr.measures import otsu_threshold
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_state
+from acr.recipes import Execution, PseudoLabels
 from acr.shapes import BACKGROUND, Grid
 
 Spread = Callable[[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "K h w"]], Float32[np.ndarray, "K i j"]]

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from acr import config
 from acr.classifiers import read_classifier
-from acr.config import Execution, Seeds
 from acr.datasets.base import Record, Split, read_split, shard_of
 from acr.devices import device_of
 from acr.files import write_resumably
 from acr.images import read_image, resize_image
 from acr.models.trace import Trace, affinity
 from acr.models.vit import VitClassifier
+from acr.recipes import Execution, Seeds
 from acr.views import HFLIP
 
 

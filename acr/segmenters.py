@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from acr import config
 from acr.augmentations import augment, random_window
-from acr.config import Execution, Predictions, Segmenter
 from acr.crf import masks
 from acr.datasets.base import Split, read_split, shard_of
 from acr.devices import device_of
@@ -34,6 +33,7 @@ from acr.images import (
 )
 from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_scales, maximum, upsample
 from acr.models.weights import load_state, load_weights
+from acr.recipes import Execution, Predictions, Segmenter
 from acr.shapes import VOID
 from acr.training import Run, fit, freeze_norm, save_trained
 

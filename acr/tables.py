@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from acr import config
-from acr.config import Row, Table
 from acr.files import atomic, read_json
+from acr.recipes import Row, Table
 
 Metrics = Mapping[tuple[str, str], Mapping[str, Any]]  # the content of metrics files by (stage, recipe)
 # number of a row -> the stage it comes from

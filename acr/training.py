@@ -27,11 +27,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from acr.config import Execution, Training
 from acr.devices import device_of
 from acr.distributed import mean_over_processes, rank, synchronise_norms, world_size
 from acr.files import atomic, unfinished
 from acr.models.weights import save_model
+from acr.recipes import Execution, Training
 
 log = logging.getLogger(__name__)
 History = list[dict[str, float]]  # one row each LOG_EVERY steps: step, learning_rate and every loss term

@@ -25,11 +25,12 @@ from acr.affinities import (
     train_affinity,
     transition,
 )
-from acr.config import Affinity, ConfidentLabels, Training, canonical
+from acr.config import canonical
 from acr.datasets.base import Record, Split, write_classes, write_split
 from acr.files import Arrays, read_json, write_arrays
 from acr.images import write_image
 from acr.models.affinity_net import AffinityNet
+from acr.recipes import Affinity, ConfidentLabels, Training
 from acr.shapes import VOID, Grid
 
 WINDOW = Grid(6, 5)

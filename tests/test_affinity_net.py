@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from acr.config import Training
 from acr.models.affinity_net import AffinityHead, AffinityNet, build_affinity_net
+from acr.recipes import Training
 from acr.training import freeze_norm, parameter_groups
 
 

@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import save_file
 
-from acr.config import PseudoLabels, Voc12, Weights, canonical
+from acr.config import canonical
 from acr.datasets.catalogue import write_splits
 from acr.datasets.published import published
 from acr.datasets.voc12 import CLASSES
@@ -29,6 +29,7 @@ from acr.jobs import job as run_as
 from acr.models.vit import VitClassifier
 from acr.models.weights import fetch_weights
 from acr.pseudo_labels import pseudo_label_shard
+from acr.recipes import PseudoLabels, Voc12, Weights
 from acr.shards import merge_maps, merge_masks
 from tests.odd import BYTE_ORDER_MARK, LARGE, Devkit, configuration, odd, plain
 from tests.running import MICRO, ROOT, arguments, plans, snakemake

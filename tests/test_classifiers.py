@@ -9,12 +9,13 @@ import torch
 from torch.nn import functional
 
 from acr.classifiers import Objective, Sample, measure_classifier, predict_tags, read_classifier, train_classifier, two_views
-from acr.config import Classifier, Execution, Textures, Training, canonical
+from acr.config import canonical
 from acr.consistency import view_consistency
 from acr.datasets.base import read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.files import read_json
 from acr.models.vit import VitClassifier
+from acr.recipes import Classifier, Execution, Textures, Training
 from acr.shapes import Grid
 from acr.views import HFLIP, resize
 

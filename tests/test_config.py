@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from acr import config
-from acr.config import Classifier, Crf, Predictions, Training, canonical, check, load
+from acr import recipes
+from acr.config import canonical, check, load
+from acr.recipes import Classifier, Crf, Predictions, Training
 
 CONFIGS = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
 BASE = {
@@ -143,7 +144,7 @@ def test_a_network_is_built_and_fed_as_its_weights_require() -> None:
 
 def test_a_recipe_survives_its_canonical_form() -> None:
     plan = check(BASE)
-    for section, kind in config.SECTIONS.items():
+    for section, kind in recipes.SECTIONS.items():
         for recipe in plan.recipes[section].values():
             assert load(kind, canonical(recipe)) == recipe
 
@@ -179,4 +180,4 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 def test_the_views_named_here_are_those_that_exist() -> None:
     from acr.views import VIEWS
 
-    assert sorted(config.VIEW_NAMES) == sorted(VIEWS)
+    assert sorted(recipes.VIEW_NAMES) == sorted(VIEWS)

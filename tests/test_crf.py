@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from acr.config import Crf
 from acr.crf import crf_mask, dense_crf, masks
+from acr.recipes import Crf
 
 SETTINGS = Crf(gaussian_xy=1.0, gaussian_weight=3.0, bilateral_xy=20.0, bilateral_rgb=5.0, bilateral_weight=5.0)
 

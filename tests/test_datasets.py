@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from acr import config
+from acr import config, recipes
 from acr.datasets import coco14, download, voc12
 from acr.datasets.base import (
     Record,
@@ -221,7 +221,7 @@ def _write(recipe: str, folder: Path, *shards: str) -> None:
 
 
 def test_textures_are_generated_once_and_split(tmp_path):
-    data = config.Textures(root=str(tmp_path / "data"), train="learn", val="hold", train_images=3, val_images=2, size=32)
+    data = recipes.Textures(root=str(tmp_path / "data"), train="learn", val="hold", train_images=3, val_images=2, size=32)
     for _ in range(2):
         fetch_dataset(recipe=config.canonical(data), execution={}, manifest=tmp_path / "manifest.json")
         dates = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
@@ -250,7 +250,7 @@ def test_textures_are_generated_once_and_split(tmp_path):
 
 def test_textures_that_were_not_fetched_are_missed(tmp_path):
     with _raises("labels.csv does not exist"):
-        _write(config.canonical(config.Textures(root=str(tmp_path))), tmp_path / "splits")
+        _write(config.canonical(recipes.Textures(root=str(tmp_path))), tmp_path / "splits")
 
 
 # ---- voc12 ---------------------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def devkit(tmp_path):
 
 
 def _voc(root: Path, train: str = "train") -> str:
-    return config.canonical(config.Voc12(root=str(root), train=train))
+    return config.canonical(recipes.Voc12(root=str(root), train=train))
 
 
 def _splits(recipe: str, folder: Path, *names: str) -> list[Split]:
@@ -350,7 +350,7 @@ def _write_sbd(devkit: Path, name: str, mask: np.ndarray) -> Path:
 def test_segmentation_class_aug_is_vocs_masks_and_sbds_where_there_is_none(devkit, tmp_path, shards):
     for name in ("2007_1", "2007_4"):
         _write_sbd(devkit, name, SBD_MASK)
-    recipe = config.canonical(config.Voc12(root=str(devkit), train="train_aug", masks="SegmentationClassAug"))
+    recipe = config.canonical(recipes.Voc12(root=str(devkit), train="train_aug", masks="SegmentationClassAug"))
     _write(recipe, tmp_path / "splits", *(f"{shard}-of-{shards}" for shard in range(shards)))
     train, val = (read_split(tmp_path / "splits" / f"{name}.csv") for name in ("train_aug", "val"))
     assert [record.image_id for record in train.records] == ["2007_1", "2007_2", "2007_4"]
@@ -366,7 +366,7 @@ def test_a_segmentation_class_aug_that_somebody_has_stands_in_for_sbd(devkit, tm
     shutil.rmtree(devkit / "benchmark_RELEASE")
     (devkit / "VOC2012/ImageSets/Segmentation/train_aug.txt").write_text("2007_4\n2007_1\n")
     write_mask(devkit / "VOC2012/SegmentationClassAug/2007_4.png", SBD_MASK)
-    recipe = config.canonical(config.Voc12(root=str(devkit), train="train_aug", masks="SegmentationClassAug"))
+    recipe = config.canonical(recipes.Voc12(root=str(devkit), train="train_aug", masks="SegmentationClassAug"))
     fetch_dataset(recipe=recipe, execution={}, manifest=tmp_path / "manifest.json")
     _write(recipe, tmp_path / "splits", "0-of-1")
     (record, _) = read_split(tmp_path / "splits" / "train_aug.csv").records
@@ -379,7 +379,7 @@ def test_a_segmentation_class_aug_that_somebody_has_stands_in_for_sbd(devkit, tm
 def test_sbds_masks_give_tags_where_nothing_else_does(devkit, tmp_path):
     (devkit / "VOC2012" / "Annotations").rename(tmp_path / "away")
     _write_sbd(devkit, "2007_4", SBD_MASK)
-    recipe = config.canonical(config.Voc12(root=str(devkit), train="train_aug", masks="SegmentationClassAug"))
+    recipe = config.canonical(recipes.Voc12(root=str(devkit), train="train_aug", masks="SegmentationClassAug"))
     _write(recipe, tmp_path / "splits", "0-of-1")
     assert _labels(read_split(tmp_path / "splits" / "train_aug.csv"))["2007_4"] == ("cow",)
 
@@ -523,7 +523,7 @@ def test_an_unreadable_photograph_is_left_out_or_ends_the_run(devkit, tmp_path, 
     assert item[:2] == ("train", "2007_1")
     assert f"train: {item.image} cannot be read as an image (it is in no format of images) and is left out" in caplog.text
     assert item.reason == "it cannot be read as an image (it is in no format of images)"
-    recipe = config.canonical(config.Voc12(root=str(devkit), train="train", on_unreadable="fail"))
+    recipe = config.canonical(recipes.Voc12(root=str(devkit), train="train", on_unreadable="fail"))
     with _raises("2007_1.jpg cannot be read as an image", "replace it, or set on_unreadable of the data set to skip"):
         _write(recipe, tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -640,7 +640,7 @@ MASK = [
 
 
 def _coco(root: Path) -> str:
-    return config.canonical(config.Coco14(root=str(root)))
+    return config.canonical(recipes.Coco14(root=str(root)))
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -664,7 +664,7 @@ def test_coco_is_drawn_and_split(coco, tmp_path, shards):
 
 
 def test_a_crowd_may_have_the_value_of_its_class(coco, tmp_path):
-    _write(config.canonical(config.Coco14(root=str(coco), crowd="class")), tmp_path / "splits", "0-of-1")
+    _write(config.canonical(recipes.Coco14(root=str(coco), crowd="class")), tmp_path / "splits", "0-of-1")
     first = read_split(tmp_path / "splits" / "train.csv").records[0]
     np.testing.assert_array_equal(read_mask(first.mask), np.where(np.array(MASK) == VOID, 1, MASK))
 
@@ -720,7 +720,7 @@ def test_a_large_file_of_annotations_takes_a_few_times_its_size_in_memory(tmp_pa
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": CATEGORIES}))
     del outlines, annotations, images
     tracemalloc.start()
-    drawers = list(coco14.to_draw(config.Coco14(root=str(tmp_path), val="train")))
+    drawers = list(coco14.to_draw(recipes.Coco14(root=str(tmp_path), val="train")))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(drawers) == 2500

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from acr import devices
-from acr.config import Execution
 from acr.devices import claim, device_of, devices_of, visible_gpus
 from acr.files import hold
+from acr.recipes import Execution
 
 AUTO, CPU, CUDA = Execution(device="auto"), torch.device("cpu"), "cuda"
 CLAIM = """
 import sys, torch
 from acr import devices
-from acr.config import Execution
+from acr.recipes import Execution
 
 torch.cuda.device_count = lambda: 2
 devices.PATIENCE = 0.02

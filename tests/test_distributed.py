@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from acr import training
-from acr.config import Classifier, Execution, Training
 from acr.distributed import mean_count, on_all_devices
+from acr.recipes import Classifier, Execution, Training
 from acr.training import Run, fit
 
 SIZE, CLASSES, IMAGES = 32, 3, 6

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from acr.config import Seeds, canonical
+from acr.config import canonical
 from acr.datasets.base import Record, Split, write_classes, write_split
 from acr.figures import (
     SIDE,
@@ -26,6 +26,7 @@ from acr.figures import (
 from acr.files import write_arrays, write_json
 from acr.images import read_image, write_image, write_mask
 from acr.measures import identity
+from acr.recipes import Seeds
 
 GREY_IMAGE = np.full((8, 16, 3), 100, np.uint8)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acr.config import PHOTOGRAPHS, WHOLE, Folder, canonical
+from acr.config import canonical
 from acr.datasets import folder
 from acr.datasets.base import read_skipped, read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.files import outline, read_json
 from acr.images import write_image, write_mask
+from acr.recipes import PHOTOGRAPHS, WHOLE, Folder
 
 SOME = ("deep/one.jpg", "deep/two.png", "three.WEBP", "four.bmp", "five.tif", "six.jpeg")
 

@@ -11,12 +11,13 @@ import yaml
 from acr import config
 from acr.affinities import label_shard, train_affinity
 from acr.classifiers import train_classifier
-from acr.config import Plan, Textures, canonical
+from acr.config import Plan, canonical
 from acr.datasets.base import read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.files import Arrays, write_arrays
 from acr.images import read_mask, write_mask
 from acr.pseudo_labels import pseudo_label_shard
+from acr.recipes import Textures
 from acr.seeds import seed_shard
 from acr.segmenters import predict_shard, train_segmenter
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from acr import jobs, training
-from acr.config import Execution, Training
 from acr.files import Arrays, atomic, digest, read_json, write_arrays, write_json, write_resumably
 from acr.images import read_image, write_image
 from acr.jobs import job
+from acr.recipes import Execution, Training
 from acr.training import Run, fit
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # the SHA-256 of abc

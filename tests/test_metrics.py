@@ -6,12 +6,13 @@ import pytest
 
 from acr import classifiers
 from acr.classifiers import measure_classifier
-from acr.config import Predictions, PseudoLabels, Seeds, canonical
+from acr.config import canonical
 from acr.datasets.base import Record, Split, write_classes, write_split
 from acr.files import read_json, write_arrays
 from acr.images import write_image, write_mask
 from acr.measures import THRESHOLDS, Confusion, confusion, otsu_threshold
 from acr.metrics import measure_masks, measure_seeds
+from acr.recipes import Predictions, PseudoLabels, Seeds
 
 CLASSES = ("cat", "dog", "eel")
 TRUTH = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [255, 0, 2, 2]], np.uint8)

@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from acr.affinities import neighbours
-from acr.config import PseudoLabels, canonical
+from acr.config import canonical
 from acr.datasets.base import Record, Split, write_classes, write_split
 from acr.files import Arrays, write_arrays
 from acr.images import read_mask, upsample, write_image
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import save_model
 from acr.pseudo_labels import Walk, mask_values, probabilities_of, pseudo_label_shard, pseudo_scores, read_affinity
+from acr.recipes import PseudoLabels
 from acr.shards import merge_masks
 
 DESCRIPTION = {"backbone": "resnet10t", "stride": 8, "normalisation": "native", "options": {}, "radius": 3}

@@ -5,12 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from acr.config import Predictions, PseudoLabels, Row, Seeds, Table, canonical
+from acr.config import canonical
 from acr.datasets.base import Record, Skipped, Split, read_split, write_classes, write_skipped, write_split
 from acr.files import read_json, write_arrays, write_json
 from acr.images import write_image, write_mask
 from acr.measures import identity
 from acr.metrics import measure_masks, measure_seeds
+from acr.recipes import Predictions, PseudoLabels, Row, Seeds, Table
 from acr.report import findings, markdown_html, ranked, results, summarise, write_report
 from acr.tables import write_table
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from acr import config
+from acr import recipes
 from acr.config import canonical, check
 from tests.running import MICRO, ROOT, dry_run, environment, plans, snakemake
 
@@ -126,8 +126,8 @@ def finished(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("net.safetensors", "other.safetensors", "data/weights/net.safetensors", "data/weights/net.provenance.json"):
         (folder / name).touch()
     # written out in full, so that no recipe inherits what is changed in another
-    for section, recipes in check(configuration).recipes.items():
-        configuration[section] = {name: json.loads(canonical(recipe)) for name, recipe in recipes.items()}
+    for section, named in check(configuration).recipes.items():
+        configuration[section] = {name: json.loads(canonical(recipe)) for name, recipe in named.items()}
     write(folder / "finished.yaml", configuration)
     touched = snakemake(folder, "--touch", "--forceall", config=[folder / "finished.yaml"])
     assert touched.returncode == 0, touched.stdout + touched.stderr
@@ -233,7 +233,7 @@ def test_every_key_of_every_recipe_re_runs_what_is_made_of_it(
             wrong[name] = {"too many": set(found[name]) - expected, "too few": expected - set(found[name])}
     assert not wrong
     print(f"{len(changes)} keys x {len({job.rule for job in graph})} rules")  # noqa: T201
-    for section, kind in [*config.SECTIONS.items(), ("datasets", type(check(base).data))]:
+    for section, kind in [*recipes.SECTIONS.items(), ("datasets", type(check(base).data))]:
         for item in dataclasses.fields(kind):
             assert any(name.startswith(f"{section}.{item.name}") for name in changes), f"{section}.{item.name} was not tried"
 
@@ -271,7 +271,7 @@ def test_how_it_is_run_re_runs_nothing(finished: Path, base: dict, tmp_path: Pat
     ]
     changed = {str(way): {**base, "execution": {**base["execution"], **way}} for way in ways}
     tried = {key for way in ways for key in way}
-    assert tried == {item.name for item in dataclasses.fields(config.Execution)}
+    assert tried == {item.name for item in dataclasses.fields(recipes.Execution)}
     assert planned_after(finished, tmp_path, changed) == {name: {} for name in changed}
 
 
@@ -338,7 +338,7 @@ ELSEWHERE = {"true_mask_shard", "true_masks", "test_split", "submission"}
 
 def loaded_by_scripts() -> dict[str, list[str]]:
     """What each script loads, but for other kinds of data sets than that of the run, which are never run, and their own."""
-    idle = [f"acr.datasets.{kind}" for kind in config.DATASETS if kind != "textures"]
+    idle = [f"acr.datasets.{kind}" for kind in recipes.DATASETS if kind != "textures"]
     command = [sys.executable, str(ROOT / "tests" / "imports.py"), *idle]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout)
 

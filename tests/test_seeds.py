@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from acr.config import Seeds
 from acr.images import upsample
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
+from acr.recipes import Seeds
 from acr.seeds import PRODUCTS, gradient_maps, input_size, localise, mean_affinity, normalise, sharpen
 from acr.shapes import Grid
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from acr.config import Crf, Predictions, Segmenter, Training, canonical
+from acr.config import canonical
 from acr.crf import crf_mask
 from acr.datasets.base import Record, Split, read_split, write_classes, write_split
 from acr.files import Arrays
 from acr.images import read_image, write_image, write_mask
 from acr.models.deeplab import build_deeplab
+from acr.recipes import Crf, Predictions, Segmenter, Training
 from acr.segmenters import (
     Objective,
     Sample,

@@ -1,8 +1,9 @@
 import pandas as pd
 import pytest
 
-from acr.config import Row, Table, canonical
+from acr.config import canonical
 from acr.files import write_json
+from acr.recipes import Row, Table
 from acr.tables import COLUMNS, PAPER, build_table, caption, to_markdown, write_table
 
 SEEDS = {

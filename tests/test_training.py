@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from acr import training
-from acr.config import Execution, Training
+from acr.recipes import Execution, Training
 from acr.training import (
     Run,
     batch_indices,

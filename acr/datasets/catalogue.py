@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from acr import config
-from acr.config import Execution, Textures
 from acr.datasets import coco14, folder, textures, voc12
 from acr.datasets.base import (
     Record,
@@ -27,6 +26,7 @@ from acr.datasets.base import (
 )
 from acr.datasets.published import published
 from acr.files import read_json, write_json, write_resumably
+from acr.recipes import Execution, Textures
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as outlines
 
-from acr.config import Coco14
 from acr.datasets.base import Record, Skipped, Split
 from acr.datasets.download import provide
 from acr.datasets.published import published
+from acr.recipes import Coco14
 from acr.shapes import BACKGROUND, VOID
 
 Entry = Mapping[str, Any]  # one object of the annotations' JSON

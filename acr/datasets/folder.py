@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from acr.config import PHOTOGRAPHS, WHOLE, Folder
 from acr.datasets.base import Record, Skipped, Split, check_labels, read_text, read_true_mask
 from acr.datasets.label_dictionaries import named_classes, read_label_dictionary
 from acr.datasets.tags import (
@@ -29,6 +28,7 @@ from acr.datasets.tags import (
     splits_of,
 )
 from acr.files import digest, listed
+from acr.recipes import PHOTOGRAPHS, WHOLE, Folder
 from acr.shapes import BACKGROUND, VOID
 
 SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": ""}

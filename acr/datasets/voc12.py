@@ -15,12 +15,12 @@ from jaxtyping import UInt8
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from acr.config import Voc12
 from acr.datasets.base import Record, Skipped, Split, check_id, check_labels, read_text
 from acr.datasets.classes import VOC as CLASSES
 from acr.datasets.download import provide
 from acr.datasets.published import published
 from acr.images import read_mask
+from acr.recipes import Voc12
 from acr.shapes import BACKGROUND, VOID
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from acr import config
 from acr.files import atomic, write_json
 from acr.models.features import check_name
+from acr.recipes import Weights
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def fetch_weights(*, recipe: str, weights: str | Path) -> None:
 
     A local file is copied; otherwise timm fetches the model from its hub, which needs a network.
     """
-    wanted = config.load(config.Weights, recipe)
+    wanted = config.load(Weights, recipe)
     with atomic(weights) as temporary:
         if wanted.file is not None:
             _read(wanted.file)

@@ -10,9 +10,10 @@ from dataclasses import asdict
 
 from snakemake.exceptions import WorkflowError
 
-from acr.config import DATASETS, PHOTOGRAPHS, WHOLE, canonical, check
+from acr.config import canonical, check
 from acr.files import check_room, glance, hold, outline, sweep
 from acr.provenance import fingerprint
+from acr.recipes import DATASETS, PHOTOGRAPHS, WHOLE
 
 try:
     PLAN = check(config)
