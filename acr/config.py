@@ -280,7 +280,7 @@ def _check_references(plan: Plan) -> None:
 def _check_reference(plan: Plan, recipe: Any, where: str) -> None:
     for item in fields(recipe):
         section, value = item.metadata.get("section"), getattr(recipe, item.name)
-        if section and value is not None and value not in plan.recipes[section]:
-            raise ValueError(
-                f"{where}.{item.name} is {value!r}, which `{section}` does not define; {_nearest(value, plan.recipes[section])}"
-            )
+        for name in value if isinstance(value, tuple) else (value,):
+            if section and name is not None and name not in plan.recipes[section]:
+                known = _nearest(name, plan.recipes[section])
+                raise ValueError(f"{where}.{item.name} is {name!r}, which `{section}` does not define; {known}")

@@ -250,20 +250,51 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class LayerSweep:
+    """Figure 8: seeds of a recipe from its last layer alone, its last two, and so on to all, in one pass over the images."""
+
+    seeds: str = upstream("seeds")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Table 9: training memory and seeds a second of a seeds recipe and its classifier, on the device that the job has."""
+
+    seeds: str = upstream("seeds")
+    batch_size: int = 1  # of the training steps
+    steps: int = 3  # training steps that are measured
+    images: int = 10  # whose seeds are timed, after one that is not
+
+
+Named = str | tuple[str, ...] | None  # one recipe, or several that differ in their random state and are averaged
+
+
+@dataclass(frozen=True)
 class Row:
-    """One of our rows in a table of the paper; `name` is the paper's name of the row."""
+    """One of our rows in a table of the paper; `name` is the paper's name of the row.
+
+    Several recipes under one key stand for random states: their figures are shown as mean and standard deviation.
+    """
 
     name: str
-    seeds: str | None = upstream("seeds", default=None)
-    pseudo_labels: str | None = upstream("pseudo_labels", default=None)
-    predictions: str | None = upstream("predictions", default=None)
+    seeds: Named = upstream("seeds", default=None)
+    refined: Named = upstream("seeds", default=None)  # the same seeds with affinity refinement, where a table has both
+    pseudo_labels: Named = upstream("pseudo_labels", default=None)
+    predictions: Named = upstream("predictions", default=None)
+    cost: Named = upstream("costs", default=None)
+
+    def recipes(self, key: str) -> tuple[str, ...]:
+        """The names of the recipes under a key; none where it is null."""
+        value = getattr(self, key)
+        return () if value is None else (value,) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
 class Table:
-    """Our rows of one table of the paper."""
+    """Our rows of one table of the paper; `columns: classes` shows the IoU of every class instead of means."""
 
     rows: tuple[Row, ...]
+    columns: Literal["means", "classes"] = "means"
 
 
 @dataclass(frozen=True)
@@ -287,5 +318,7 @@ SECTIONS = {
     "pseudo_labels": PseudoLabels,
     "segmenters": Segmenter,
     "predictions": Predictions,
+    "layer_sweeps": LayerSweep,
+    "costs": Cost,
     "tables": Table,
 }

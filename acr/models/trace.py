@@ -12,29 +12,38 @@ from acr.shapes import Grid
 
 @dataclass(frozen=True)
 class Trace:
-    """Logits "B C", one attention "B A N N" a layer, patch and special tokens "B N D", their grid and how many are special.
+    """Logits "B C", one attention "B A N N" a layer, class maps "B C P", the grid of patches and how many tokens are special.
 
-    `attentions` is a tuple: the gradient of a slice of a stacked tensor cannot be asked for.
+    `attentions` is a tuple: the gradient of a slice of a stacked tensor cannot be asked for. Class maps are the logits of
+    each patch token (CAM before anything is cut off); where they are `pooled`, their means are trained on the tags as well.
+    The first `class_tokens` of the special tokens are class tokens: one, or one a class.
     """
 
     logits: Tensor
     attentions: tuple[Tensor, ...]
-    features: Tensor
+    class_maps: Tensor
     grid: Grid
     special: int
+    class_tokens: int = 1
+    pooled: bool = False
+
+    @property
+    def heads(self) -> tuple[Tensor, ...]:
+        """The logits "B C" of every head that is trained on the tags."""
+        return (self.logits, self.class_maps.mean(-1)) if self.pooled else (self.logits,)
 
     def activation(self) -> tuple[Tensor, ...]:
-        """Class-to-patch attention of each layer, "B P", averaged over heads."""
-        return tuple(activation(attention.mean(1), self.special) for attention in self.attentions)
+        """Class-to-patch attention of each layer, "B P", averaged over heads and class tokens."""
+        return tuple(activation(attention.mean(1), self.special, self.class_tokens) for attention in self.attentions)
 
     def affinity(self) -> tuple[Tensor, ...]:
         """Patch-to-patch attention of each layer, "B P P", averaged over heads."""
         return tuple(affinity(attention.mean(1), self.special) for attention in self.attentions)
 
 
-def activation(attention: Float[Tensor, "*B N N"], special: int) -> Float[Tensor, "*B P"]:
-    """A[0, 1:] of the paper: how much the class token attends to each patch."""
-    return attention[..., 0, special:]
+def activation(attention: Float[Tensor, "*B N N"], special: int, class_tokens: int = 1) -> Float[Tensor, "*B P"]:
+    """A[0, 1:] of the paper: how much the class token, or the mean of the class tokens, attends to each patch."""
+    return attention[..., :class_tokens, special:].mean(-2)
 
 
 def affinity(attention: Float[Tensor, "*B N N"], special: int) -> Float[Tensor, "*B P P"]:
