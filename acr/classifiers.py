@@ -1,8 +1,9 @@
 """Classifiers: a vision transformer trained from tags on an image and a view of it (Sec. 3.2, Eq. 6, App. A)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,16 @@ from tqdm import tqdm
 
 from acr import config
 from acr.augmentations import augment, random_window
-from acr.consistency import view_consistency
+from acr.consistency import class_map_consistency, view_consistency
 from acr.datasets.base import Split, read_split
 from acr.devices import device_of
 from acr.distributed import on_all_devices
 from acr.files import read_json, write_json
 from acr.images import crop, read_image, resize_image
 from acr.measures import average_precision, identity, mean_of_known, number
+from acr.models.mctformer import MctFormer
 from acr.models.trace import Trace
-from acr.models.vit import VitClassifier, build_classifier
+from acr.models.vit import VitClassifier
 from acr.models.weights import load_state, load_weights
 from acr.recipes import Classifier, Execution
 from acr.shapes import Grid
@@ -40,11 +42,14 @@ def two_views(model: Callable[[Tensor], Trace], images: Float[Tensor, "B 3 H W"]
 
 def _part(trace: Trace, images: slice) -> Trace:
     attentions = tuple(attention[images] for attention in trace.attentions)
-    return Trace(trace.logits[images], attentions, trace.features[images], trace.grid, trace.special)
+    return replace(trace, logits=trace.logits[images], attentions=attentions, class_maps=trace.class_maps[images])
 
 
 class Objective(nn.Module):
-    """Eq. 6: classification of both views + alpha activation consistency + beta affinity consistency."""
+    """Eq. 6: classification of both views + alpha activation consistency + beta affinity consistency.
+
+    SEAM* has consistency of the class maps in their place; the paper does not define it further.
+    """
 
     def __init__(self, model: VitClassifier, recipe: Classifier) -> None:
         super().__init__()
@@ -56,10 +61,14 @@ class Objective(nn.Module):
         grid = Grid(images.shape[-2] // self.model.patch, images.shape[-1] // self.model.patch)
         view = draw(recipe.views, np.random.default_rng([recipe.training.random_state, int(batch["step"])]), grid)
         trace, viewed = two_views(self.model, images, view)
-        classification = sum(functional.multilabel_soft_margin_loss(side.logits, batch["tags"]) for side in (trace, viewed))
-        terms = view_consistency(trace, viewed, view, recipe.distance)
-        loss = classification + recipe.activation * terms.activation + recipe.affinity * terms.affinity
-        return {"loss": loss, "classification": classification, **terms._asdict()}
+        tags, heads = batch["tags"], (*trace.heads, *viewed.heads)
+        classification = sum(functional.multilabel_soft_margin_loss(logits, tags) for logits in heads)
+        terms = view_consistency(trace, viewed, view, recipe.distance)._asdict()
+        loss = classification + recipe.activation * terms["activation"] + recipe.affinity * terms["affinity"]
+        if recipe.class_maps:
+            terms["class_maps"] = class_map_consistency(trace, viewed, view, tags)
+            loss = loss + recipe.class_maps * terms["class_maps"]
+        return {"loss": loss, "classification": classification, **terms}
 
 
 @dataclass(frozen=True)
@@ -98,13 +107,21 @@ def train_classifier(
     """Trains a `classifiers` recipe on a split and writes model and history into `folder`; see `train_segmenter`."""
     wanted, data = config.load(Classifier, recipe), read_split(split)
     torch.manual_seed(wanted.training.random_state)
-    keys = ("backbone", "image_size", "normalisation")
+    keys = ("backbone", "image_size", "normalisation", "tokens", "class_tokens", "standardisation_epsilon")
     description = {"classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
     model = build_classifier(description)
-    load_weights(model.network, weights, optional=("head",))
+    load_weights(model.network, weights, optional=("head",), fit=model.fitted)
     objective, sample = Objective(model, wanted), Sample(data, wanted, model.normalise.fill)
     run = Run(Path(folder), made_from, config.build(Execution, execution, "execution"))
     save_trained(run, model, description, fit(objective, len(data.records), sample, wanted.training, run))
+
+
+def build_classifier(description: Mapping[str, Any]) -> VitClassifier:
+    """The classifier that a model.json describes, with random weights."""
+    kind = {"one": VitClassifier, "per_class": MctFormer}[description["class_tokens"]]
+    keys = ("tokens", "standardisation_epsilon")
+    options = {key: description[key] for key in keys}
+    return kind(description["backbone"], len(description["classes"]), description["normalisation"], **options)
 
 
 def read_classifier(model: str | Path) -> VitClassifier:

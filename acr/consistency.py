@@ -28,6 +28,7 @@ def attention_consistency(
     special: int,
     distance: Distance = "l1",
     visible: Tensor | None = None,
+    class_tokens: int = 1,
 ) -> Consistency:
     """Eq. 1 and 2 for head-averaged attentions of an image and those of its view, already restored, layer by layer.
 
@@ -41,7 +42,8 @@ def attention_consistency(
     patches = slice(None) if visible is None else visible.flatten()
     activations, affinities = [], []
     for one, other in zip(attentions, restored, strict=True):
-        activations.append(compare(activation(one, special)[:, patches], activation(other, special)[:, patches]))
+        rows = (activation(side, special, class_tokens)[:, patches] for side in (one, other))
+        activations.append(compare(*rows))
         one, other = (affinity(side, special)[:, patches][:, :, patches] for side in (one, other))
         affinities.append(compare(one, other))
     return Consistency(torch.stack(activations).mean(), torch.stack(affinities).mean())
@@ -51,4 +53,23 @@ def view_consistency(trace: Trace, viewed: Trace, view: View, distance: Distance
     """Eq. 1 and 2 between the trace of a batch and the trace of its view, over every layer."""
     attentions = [attention.mean(1) for attention in trace.attentions]
     restored = [restore(view, attention.mean(1), viewed.grid, viewed.special) for attention in viewed.attentions]
-    return attention_consistency(attentions, restored, trace.special, distance, view.visible)
+    tokens = {"special": trace.special, "class_tokens": trace.class_tokens}
+    return attention_consistency(attentions, restored, distance=distance, visible=view.visible, **tokens)
+
+
+def class_map_consistency(trace: Trace, viewed: Trace, view: View, tags: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
+    """SEAM's equivariance (Wang et al., CVPR 2020) on class maps: mean distance over the classes present and the patches.
+
+    Maps are cut off at zero and divided by their largest value, as they are where seeds are made of them; those of the
+    view come back through its inverse. Classes that are not among the `tags` (0 or 1) are left out.
+    """
+    restored = view.inverse(scaled_class_maps(viewed).unflatten(-1, viewed.grid)).flatten(-2)
+    patches = slice(None) if view.visible is None else view.visible.flatten()
+    distances = (scaled_class_maps(trace) - restored).abs()[..., patches].mean(-1)
+    return (distances * tags).sum() / tags.sum().clamp(min=1)
+
+
+def scaled_class_maps(trace: Trace) -> Float[Tensor, "B C P"]:
+    """Class maps without negative values, each divided by its largest; a map without positive values is 0."""
+    maps = trace.class_maps.clamp(min=0)
+    return maps / maps.amax(-1, keepdim=True).clamp(min=1e-5)

@@ -158,29 +158,37 @@ class Classifier:
     backbone: str = "vit_base_r50_s16_384"
     weights: str | None = upstream("weights", default=None)
     normalisation: Normalisation = "native"
+    class_tokens: Literal["one", "per_class"] = "one"  # per_class: MCTformer (Table 6)
+    tokens: Literal["normed", "pre_norm"] = "normed"  # whether logits are read after the final LayerNorm or before it
+    standardisation_epsilon: float | None = None  # of a hybrid's weight-standardised convolutions; null: timm's 1e-8
     image_size: int = 384  # pixels a side of the training crop
     long_side: tuple[float, float] = (0.9, 1.143)  # range the long side is resized to, relative to image_size
     augmentations: tuple[Literal["hflip", "vflip", "transpose", "channels", "invert"], ...] = ("hflip",)  # of the first view
     views: tuple[str, ...] = ("hflip",)  # one is drawn for each batch; acr.views.VIEWS names them
     activation: float = 100.0  # alpha of Eq. 6
     affinity: float = 100.0  # beta of Eq. 6
+    class_maps: float = 0.0  # weight of SEAM's consistency of class maps: SEAM* of Fig. 1 has it instead of both above
     distance: Literal["l1", "l2", "smooth_l1"] = "l1"
     training: Training = Training()
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Localisation maps of a classifier: Eq. 7, and Eq. 8 where `refine`."""
+    """Localisation maps of a classifier: Eq. 7, and Eq. 8 where `refine`; or another method of Table 5."""
 
     classifier: str = upstream("classifiers")
+    method: Literal["gradient", "cam", "ts_cam", "grad_cam", "generic", "class_attention"] = "gradient"
     image_size: int = 384  # pixels a side of a square with the area the photograph is resized to
     aspect: Literal["keep", "square"] = "keep"
-    layers: int = 2  # last layers whose gradients are averaged (Fig. 8)
+    scales: tuple[float, ...] = (1.0,)  # of image_size; maps of several are averaged on the grid of the first
+    layers: int | None = 2  # last layers that the method reads (Fig. 8), null: all; cam reads none
+    rectify: Literal["heads", "mean"] = "heads"  # where negative gradients go: head by head, or from their mean
     refine: bool = True
     affinity_layers: tuple[int, ...] | None = None  # whose affinity is averaged: 0 is the first, -1 the last; null: as `layers`
     affinity_power: float = 1.0  # of each affinity before its rows are made to sum to one again
     product: Literal["map_times_affinity", "affinity_times_map"] = "map_times_affinity"
     flip: bool = True  # sum with the maps of the mirrored photograph
+    align_corners: bool = False  # whether corner cells of the maps lie on corner pixels where they are enlarged
 
 
 @dataclass(frozen=True)
@@ -266,9 +274,6 @@ class Cost:
     images: int = 10  # whose seeds are timed, after one that is not
 
 
-Named = str | tuple[str, ...] | None  # one recipe, or several that differ in their random state and are averaged
-
-
 @dataclass(frozen=True)
 class Row:
     """One of our rows in a table of the paper; `name` is the paper's name of the row.
@@ -277,11 +282,12 @@ class Row:
     """
 
     name: str
-    seeds: Named = upstream("seeds", default=None)
-    refined: Named = upstream("seeds", default=None)  # the same seeds with affinity refinement, where a table has both
-    pseudo_labels: Named = upstream("pseudo_labels", default=None)
-    predictions: Named = upstream("predictions", default=None)
-    cost: Named = upstream("costs", default=None)
+    seeds: str | tuple[str, ...] | None = upstream("seeds", default=None)
+    # the same seeds with affinity refinement, where a table has both
+    refined: str | tuple[str, ...] | None = upstream("seeds", default=None)
+    pseudo_labels: str | tuple[str, ...] | None = upstream("pseudo_labels", default=None)
+    predictions: str | tuple[str, ...] | None = upstream("predictions", default=None)
+    cost: str | tuple[str, ...] | None = upstream("costs", default=None)
 
     def recipes(self, key: str) -> tuple[str, ...]:
         """The names of the recipes under a key; none where it is null."""

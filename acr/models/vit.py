@@ -1,10 +1,12 @@
 """Vision transformers of timm as classifiers that leave a Trace; and the small one that the default data set trains."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import timm
 import torch
 from jaxtyping import Float
+from timm.layers import StdConv2d, StdConv2dSame
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -17,22 +19,38 @@ from acr.shapes import Grid
 class VitClassifier(nn.Module):
     """A timm vision transformer whose class token is classified; any input size that its patches divide.
 
-    deviates: the class token is read after the final LayerNorm, as the backbone was pretrained; the official code reads
-    it before.
+    Args:
+        backbone: timm's name of a ViT with a class token, whose blocks hand their attention to a dropout layer.
+        classes: C.
+        normalisation: see `acr.models.features.statistics`.
+        tokens: whether logits are read after the final LayerNorm, as backbones are pretrained, or `pre_norm`, before it, as
+            in the official code.
+        standardisation_epsilon: of weight-standardised convolutions (a hybrid's stem); None leaves timm's.
+
+    Raises:
+        ValueError: the backbone has no class token, or attention that cannot be read.
     """
 
-    def __init__(self, backbone: str, classes: int, normalisation: str) -> None:
+    pooled = False  # whether the means of the class maps are trained on the tags as well
+
+    def __init__(
+        self,
+        backbone: str,
+        classes: int,
+        normalisation: str,
+        *,
+        tokens: Literal["normed", "pre_norm"] = "normed",
+        standardisation_epsilon: float | None = None,
+    ) -> None:
         super().__init__()
         self.normalise = Normalise(backbone, normalisation)
-        refusal = f"backbone is {backbone!r}, which has no class token; choose a ViT or DeiT of timm"
-        try:
-            self.network = timm.create_model(backbone, num_classes=classes, dynamic_img_size=True)
-        except TypeError:  # only transformers know of sizes
-            raise ValueError(refusal) from None
-        if getattr(self.network, "cls_token", None) is None:
-            raise ValueError(refusal)
-        for block in self.network.blocks:
-            block.attn.fused_attn = False  # the fused kernel never forms the attention matrix
+        self.network = _transformer(backbone, classes)
+        self.class_tokens = 1
+        if tokens == "pre_norm":
+            self.network.norm = nn.Identity()
+        for module in self.network.modules():
+            if standardisation_epsilon is not None and isinstance(module, StdConv2d | StdConv2dSame):
+                module.eps = standardisation_epsilon
 
     @property
     def patch(self) -> int:
@@ -42,11 +60,37 @@ class VitClassifier(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"], differentiate_from: int | None = None) -> Trace:
         """The trace of RGB `images` in [0, 1]; see `acr.models.trace.recorded` for `differentiate_from`."""
         with recorded(self.network.blocks, differentiate_from) as attentions:
-            features = self.network.forward_features(self.normalise(images))
+            tokens = self.network.forward_features(self.normalise(images))
         grid = Grid(images.shape[-2] // self.patch, images.shape[-1] // self.patch)
         special = self.network.num_prefix_tokens
-        assert features.shape[1] == special + grid.patches, (features.shape, grid)
-        return Trace(self.network.forward_head(features), tuple(attentions), features, grid, special)
+        assert tokens.shape[1] == special + grid.patches, (tokens.shape, grid)
+        logits, class_maps = self.read(tokens, grid)
+        return Trace(logits, tuple(attentions), class_maps, grid, special, self.class_tokens, self.pooled)
+
+    def read(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C P"]]:
+        """Logits of the class token, and of every patch token by the same layer."""
+        patches = tokens[:, self.network.num_prefix_tokens :]
+        return self.network.forward_head(tokens), self.network.head(patches).transpose(1, 2)
+
+    def fitted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Pretrained tensors under timm's names as this network needs them: here as they are."""
+        return dict(weights)
+
+
+def _transformer(backbone: str, classes: int) -> nn.Module:
+    """The timm network, with attention that can be read."""
+    choose = "choose a ViT or DeiT of timm"
+    try:
+        network = timm.create_model(backbone, num_classes=classes, dynamic_img_size=True, global_pool="token")
+    except (TypeError, AssertionError):  # only vision transformers know of sizes, and of these some have nothing to pool
+        raise ValueError(f"backbone is {backbone!r}, which is no vision transformer with a class token; {choose}") from None
+    if getattr(network, "cls_token", None) is None:
+        raise ValueError(f"backbone is {backbone!r}, which has no class token; {choose}")
+    for block in network.blocks:
+        if not isinstance(getattr(getattr(block, "attn", None), "attn_drop", None), nn.Module):
+            raise ValueError(f"backbone is {backbone!r}, whose blocks do not show their attention; {choose}")
+        block.attn.fused_attn = False  # the fused kernel never forms the attention matrix
+    return network
 
 
 class ConvolutionalStem(nn.Module):
@@ -107,8 +151,3 @@ def vit_stem8_96(pretrained: bool = False, **options: Any) -> VisionTransformer:
             queries, keys, _ = block.attn.qkv.weight.chunk(3)
             keys.copy_(queries)
     return network
-
-
-def build_classifier(description: dict[str, Any]) -> VitClassifier:
-    """The classifier that a model.json describes, with random weights."""
-    return VitClassifier(description["backbone"], len(description["classes"]), description["normalisation"])

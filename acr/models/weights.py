@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,18 @@ PICKLES = (b"\x80", b"PK\x03\x04")  # how pickles and torch's archives of them b
 NAMED = 3  # tensors that do not fit, in messages
 
 
-def load_state(module: nn.Module, path: str | Path, optional: tuple[str, ...] = ()) -> None:
+def load_state(
+    module: nn.Module, path: str | Path, optional: tuple[str, ...] = (), fit: Callable[[dict[str, Tensor]], dict] = dict
+) -> None:
     """Loads a safetensors file into `module`; tensors whose names start with one of `optional` may be absent or differ.
 
-    Tensors of the file that the module does not have (a classification head, as a rule) are named in the log.
+    `fit` makes what the module needs of what the file holds. Tensors of the file that the module does not have (a
+    classification head, as a rule) are named in the log.
 
     Raises:
         ValueError: the file is damaged or not safetensors, or names the first tensors that are missing or of another shape.
     """
-    state, own = _read(path), module.state_dict()
+    state, own = fit(_read(path)), module.state_dict()
     needed = [name for name in own if not name.startswith(optional or "\0") and not name.endswith("num_batches_tracked")]
     wrong = [fault for name in needed if (fault := _mismatch(name, state.get(name), own[name]))]
     if wrong:
@@ -52,12 +55,17 @@ def _mismatch(name: str, found: Tensor | None, expected: Tensor) -> str:
     return "" if shapes[0] == shapes[1] else f"{name} is {shapes[0]} instead of {shapes[1]}"
 
 
-def load_weights(module: nn.Module, path: str | Path | None, optional: tuple[str, ...] = ()) -> None:
-    """Initialises a timm network from a file of timm's names; no path leaves it as it was built."""
+def load_weights(
+    module: nn.Module,
+    path: str | Path | None,
+    optional: tuple[str, ...] = (),
+    fit: Callable[[dict[str, Tensor]], dict] = dict,
+) -> None:
+    """Initialises a timm network from a file of timm's names; no path leaves it as it was built. See `load_state`."""
     if not path:
         log.info("no weights given: the network starts from random values")
     else:
-        load_state(module, path, optional)
+        load_state(module, path, optional, fit)
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:
