@@ -1,6 +1,6 @@
 """Classifiers: a vision transformer trained from tags on an image and a view of it (Sec. 3.2, Eq. 6, App. A)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,13 +107,18 @@ def train_classifier(
     """Trains a `classifiers` recipe on a split and writes model and history into `folder`; see `train_segmenter`."""
     wanted, data = config.load(Classifier, recipe), read_split(split)
     torch.manual_seed(wanted.training.random_state)
-    keys = ("backbone", "image_size", "normalisation", "tokens", "class_tokens", "standardisation_epsilon")
-    description = {"classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
+    description = describe(wanted, data.classes)
     model = build_classifier(description)
     load_weights(model.network, weights, optional=("head",), fit=model.fitted)
     objective, sample = Objective(model, wanted), Sample(data, wanted, model.normalise.fill)
     run = Run(Path(folder), made_from, config.build(Execution, execution, "execution"))
     save_trained(run, model, description, fit(objective, len(data.records), sample, wanted.training, run))
+
+
+def describe(recipe: Classifier, classes: Sequence[str]) -> dict[str, Any]:
+    """What model.json says of a classifier: all that is needed to build it again."""
+    keys = ("backbone", "image_size", "normalisation", "tokens", "class_tokens", "standardisation_epsilon")
+    return {"classes": list(classes), **{key: getattr(recipe, key) for key in keys}}
 
 
 def build_classifier(description: Mapping[str, Any]) -> VitClassifier:

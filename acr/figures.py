@@ -228,6 +228,44 @@ def plot_classes(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def layer_frame(sweep: Mapping[str, Any]) -> pd.DataFrame:
+    """One row for each first layer used, from 1 to L, of the metrics of a sweep: mIoU, FP and FN in percent, thresholds.
+
+    `miou`, `false_positive` and `false_negative` are those at the threshold that is best with the masks, as in the paper.
+    """
+    columns = (
+        "first_layer",
+        "layers",
+        "miou",
+        "false_positive",
+        "false_negative",
+        "threshold",
+        "miou_fixed",
+        "threshold_fixed",
+    )
+    rows = [{column: each.get(column) for column in columns} for each in sweep["layers"]]
+    return pd.DataFrame(rows).sort_values("first_layer", ignore_index=True)
+
+
+def plot_layers(sweep: Mapping[str, Any]) -> Figure:
+    """Figure 8: mIoU, FP and FN of seeds against the first layer whose gradients are used."""
+    frame = layer_frame(sweep)
+    lines = {
+        "miou": "mIoU, best threshold",
+        "miou_fixed": "mIoU, fixed threshold",
+        "false_positive": "FP: over-activation",
+        "false_negative": "FN: under-activation",
+    }
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+        axes = figure.add_subplot(xlabel="first layer used", ylabel="%", xticks=frame["first_layer"])
+        for column, label in lines.items():
+            dashes = "--" if column == "miou_fixed" else "-"
+            axes.plot(frame["first_layer"], frame[column].astype(float), dashes, marker="o", markersize=4, label=label)
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
 def svg(figure: Figure) -> bytes:
     """A figure as an SVG file, the same bytes each time."""
     buffer = io.BytesIO()
@@ -261,5 +299,17 @@ def write_figures(
             write_image(Path(folder) / split.name / f"{record.image_id}.png", sheet(panels(record, sources)))
     curves = [content for content in contents if content["curve"] is not None]
     if curves:
-        with atomic(Path(folder) / "threshold_curves.png") as temporary, mpl.rc_context(STYLE):
-            plot_curves(curves).savefig(temporary, dpi=150)
+        _write_plot(plot_curves(curves), Path(folder) / "threshold_curves.png")
+
+
+def write_layer_figure(*, metrics: str | Path, csv: str | Path, picture: str | Path) -> None:
+    """Writes a sweep over layers as a table and as a picture; `metrics` is its metrics file."""
+    sweep = read_json(metrics)
+    with atomic(csv) as temporary:
+        layer_frame(sweep).to_csv(temporary, index=False)
+    _write_plot(plot_layers(sweep), picture)
+
+
+def _write_plot(figure: Figure, path: str | Path) -> None:
+    with atomic(path) as temporary, mpl.rc_context(STYLE):
+        figure.savefig(temporary, dpi=150)

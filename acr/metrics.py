@@ -1,10 +1,11 @@
 """Metrics: what the stages made against the true masks, one JSON file a recipe and split; rates are in percent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from tqdm import tqdm
 
 from acr.datasets.base import Record, Split, read_split
@@ -39,25 +40,59 @@ def measure_seeds(*, split: str | Path, maps: str | Path, recipe: str, dataset: 
         ValueError: a mask that is missing or has values beyond the split's classes, or an image without maps.
     """
     records, archive = read_split(split), Arrays(maps)
-    histogram, images = _total(
+    histogram, images = _total(records, lambda record, truth: _histogram(records, record, truth, archive[record.image_id]))
+    content = identity(records, "seeds", recipe, dataset, name, images)
+    write_json(output, content | _at_thresholds(records, histogram, (archive[item.image_id] for item in records.records)))
+
+
+def measure_layer_sweep(
+    *, split: str | Path, maps: str | Path, recipe: str, dataset: str, name: str, output: str | Path
+) -> None:
+    """Writes the metrics of a sweep over layers (maps "L K h w"): under `layers` those of `measure_seeds` for each number.
+
+    The other arguments and errors are those of `measure_seeds`.
+    """
+    records, archive = read_split(split), Arrays(maps)
+    depth = len(archive[records.records[0].image_id])
+    histograms, images = _total(
         records,
-        lambda record, truth: score_histogram(
-            truth,
-            upsample(archive[record.image_id], *truth.shape),
-            records.class_indices(record),
-            len(records.classes) + 1,
-        ),
+        lambda record, truth: np.stack([_histogram(records, record, truth, each) for each in archive[record.image_id]]),
     )
-    fixed = otsu_threshold(archive[record.image_id] for record in records.records)
-    content = identity(records, "seeds", recipe, dataset, name, images) | {"threshold_fixed": fixed}
-    if histogram is not None:
-        confusions = threshold_confusions(histogram)
-        mious = curve(confusions)
-        best = int(np.argmax(mious))
-        content |= scores_of(Confusion(confusions[best]), records.classes)
-        content |= {"threshold": best / 100, "miou_fixed": number(mious[round(fixed * 100)])}
-        content["curve"] = [number(value) for value in mious]
-    write_json(output, content)
+    layers = [
+        {"layers": count, "first_layer": depth - count + 1}
+        | _at_thresholds(
+            records,
+            None if histograms is None else histograms[count - 1],
+            (archive[item.image_id][count - 1] for item in records.records),
+        )
+        for count in range(1, depth + 1)
+    ]
+    write_json(output, identity(records, "layer_sweeps", recipe, dataset, name, images) | {"layers": layers})
+
+
+def _histogram(
+    split: Split, record: Record, truth: UInt8[np.ndarray, "H W"], maps: Float[np.ndarray, "K h w"]
+) -> Int64[np.ndarray, "..."]:
+    return score_histogram(truth, upsample(maps, *truth.shape), split.class_indices(record), len(split.classes) + 1)
+
+
+def _at_thresholds(
+    split: Split, histogram: Int64[np.ndarray, "..."] | None, maps: Iterable[Float[np.ndarray, "_ _ _"]]
+) -> dict[str, Any]:
+    """What a metrics file says of maps: the fixed threshold, and where there are masks scores at the best one and the curve."""
+    fixed = otsu_threshold(maps)
+    if histogram is None:
+        return {"threshold_fixed": fixed}
+    confusions = threshold_confusions(histogram)
+    mious = curve(confusions)
+    best = int(np.argmax(mious))
+    return {
+        **scores_of(Confusion(confusions[best]), split.classes),
+        "threshold": best / 100,
+        "threshold_fixed": fixed,
+        "miou_fixed": number(mious[round(fixed * 100)]),
+        "curve": [number(value) for value in mious],
+    }
 
 
 def measure_masks(

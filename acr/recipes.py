@@ -188,7 +188,7 @@ class Seeds:
     affinity_power: float = 1.0  # of each affinity before its rows are made to sum to one again
     product: Literal["map_times_affinity", "affinity_times_map"] = "map_times_affinity"
     flip: bool = True  # sum with the maps of the mirrored photograph
-    align_corners: bool = False  # whether corner cells of the maps lie on corner pixels where they are enlarged
+    align_corners: bool = False  # whether corner cells lie on corner pixels, instead of each cell on its patch
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class LayerSweep:
-    """Figure 8: seeds of a recipe from its last layer alone, its last two, and so on to all, in one pass over the images."""
+    """Figure 8: gradient seeds of a recipe from its last layer alone, its last two, and so on, in one pass over the images."""
 
     seeds: str = upstream("seeds")
 

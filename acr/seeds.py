@@ -209,8 +209,8 @@ def at_scales(
 ) -> Float16[np.ndarray, "*K h w"]:
     """The maps that `method`, called as `localise` is, gives at each of the recipe's scales, fused."""
     sizes = [input_size(*photograph.shape[:2], model.patch, recipe, scale) for scale in recipe.scales]
-    maps = [method(model, as_input(photograph, *size, model), classes, recipe) for size in sizes]
-    return fuse(maps).cpu().numpy().astype(np.float16)
+    maps = fuse([method(model, as_input(photograph, *size, model), classes, recipe) for size in sizes])
+    return (with_corners(maps) if recipe.align_corners else maps).cpu().numpy().astype(np.float16)
 
 
 def as_input(photograph: UInt8[np.ndarray, "H W 3"], height: int, width: int, model: VitClassifier) -> Float[Tensor, "3 _ _"]:
@@ -226,6 +226,19 @@ def fuse(maps: Sequence[Float[Tensor, "*K _ _"]]) -> Float[Tensor, "*K h w"]:
     shape = maps[0].shape
     resized = [functional.interpolate(each.flatten(0, -3)[None], shape[-2:], mode="bilinear")[0] for each in maps]
     return normalise(torch.stack(resized).mean(0).view(shape))
+
+
+def with_corners(maps: Float[Tensor, "*K h w"], factor: int = 4) -> Float[Tensor, "*K i j"]:
+    """Maps whose corner cells lie on the corners of the image, resampled to cells that lie on their areas, `factor` as many.
+
+    The official code enlarges its maps so (torch's align_corners=True). All that reads seeds takes a cell for its area:
+    enlarged from here, a map agrees with the official one but within a quarter of a cell around its kinks.
+    """
+    shape = maps.shape[-2:]
+    rows, columns = (2 * (torch.arange(side * factor, dtype=maps.dtype) + 0.5) / (side * factor) - 1 for side in shape)
+    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)[None].to(maps.device)
+    sampled = functional.grid_sample(maps.flatten(0, -3)[None], places, mode="bilinear", align_corners=True)
+    return sampled.view(*maps.shape[:-2], *sampled.shape[-2:])
 
 
 def with_depth(recipe: Seeds, model: VitClassifier) -> Seeds:

@@ -110,14 +110,22 @@ def hide(visible: Tensor) -> View:
 
 
 def compose(first: View, second: View) -> View:
-    """First one view, then the other, which must not hide: its patches are named before the second moves them."""
-    assert second.visible is None, second.name
+    """First one view, then the other; a patch of the image is visible where neither hides any of it."""
     return View(
         f"{first.name}+{second.name}",
         lambda images: second.forward(first.forward(images)),
         lambda maps: first.inverse(second.inverse(maps)),
-        first.visible,
+        _both_visible(first.visible, None if second.visible is None else first.inverse((~second.visible).float()) == 0),
     )
+
+
+def _both_visible(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one & other
+
+
+def moved(view: View, grid: Grid) -> Grid:
+    """The grid of patches that an image of `grid` has after a view."""
+    return Grid(*view.forward(torch.zeros(1, 3, *grid)).shape[-2:])
 
 
 def _draw_resize(rng: np.random.Generator, grid: Grid) -> View:
@@ -144,8 +152,8 @@ VIEWS: dict[str, Draw] = {
 
 def draw(names: tuple[str, ...], rng: np.random.Generator, grid: Grid) -> View:
     """One of the named views, each as likely as the other; `a+b` is a, then b, and the parts may be any of VIEWS."""
-    parts = [VIEWS[part](rng, grid) for part in names[rng.integers(len(names))].split("+")]
-    view = parts[0]
-    for part in parts[1:]:
-        view = compose(view, part)
+    first, *others = names[rng.integers(len(names))].split("+")
+    view = VIEWS[first](rng, grid)
+    for part in others:
+        view = compose(view, VIEWS[part](rng, moved(view, grid)))
     return view

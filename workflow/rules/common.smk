@@ -161,6 +161,33 @@ def folders(files):
     return [str(Path(file).parent) for file in files]
 
 
+def seeds_of(section):
+    """A params function: the canonical seeds recipe that the wildcard's recipe names; there is nothing else to it."""
+
+    def text(wildcards):
+        return canonical(PLAN.recipe("seeds", PLAN.recipe(section, wildcards.recipe).seeds))
+
+    return text
+
+
+def swept(path):
+    """An input function: the file of the classifier whose seeds a sweep is made of."""
+
+    def file(wildcards):
+        seeds = PLAN.recipe("seeds", PLAN.recipe("layer_sweeps", wildcards.recipe).seeds)
+        return path.format(dataset=wildcards.dataset, name=seeds.classifier)
+
+    return file
+
+
+def cost_recipe(wildcards):
+    """All that decides what training and seeds cost: no trained network is needed for it."""
+    cost = PLAN.recipe("costs", wildcards.recipe)
+    seeds = PLAN.recipe("seeds", cost.seeds)
+    parts = {"cost": cost, "seeds": seeds, "classifier": PLAN.recipe("classifiers", seeds.classifier)}
+    return json.dumps({name: asdict(part) for name, part in parts.items()}, sort_keys=True)
+
+
 def measured(stage, names):
     """The metrics of recipes of a stage on the split it is reported on."""
     role = PLAN.data.val if stage in ("classifiers", "predictions") else PLAN.data.train
@@ -170,9 +197,15 @@ def measured(stage, names):
 def metrics_of_table(wildcards):
     """The metrics that the rows of a table show."""
     rows = PLAN.recipe("tables", wildcards.recipe).rows
-    stages = ("seeds", "pseudo_labels", "predictions")
-    named = {stage: {getattr(row, stage) for row in rows} - {None} for stage in stages}
-    return [file for stage in stages for file in measured(stage, sorted(named[stage]))]
+    stages = {
+        "seeds": "seeds",
+        "refined": "seeds",
+        "pseudo_labels": "pseudo_labels",
+        "predictions": "predictions",
+        "cost": "costs",
+    }
+    named = {(stage, name) for row in rows for key, stage in stages.items() for name in row.recipes(key)}
+    return [file for stage, name in sorted(named) for file in measured(stage, [name])]
 
 
 # What the stages made and how good it is: all that figures and report are made of.
@@ -192,3 +225,18 @@ MADE = {
 }
 # The names of all recipes: one that is taken out of the configuration leaves the report, though no file changes.
 SHOWN = json.dumps({section: sorted(PLAN.recipes[section]) for section in sorted(PLAN.recipes) if section != "weights"})
+
+# Targets by the names of the paper. Those that the configuration lacks say where they are to be had.
+PAPER = [*(f"table_{number}" for number in range(1, 12)), "figure_8"]
+TARGETS = {
+    **{name: lambda wildcards, name=name: lacking(name) for name in PAPER},
+    **{name: [RESULTS / "tables" / f"{name}.{kind}" for kind in ("csv", "md")] for name in PLAN.recipes["tables"]},
+    **{name: [RESULTS / "figures" / f"{name}.{kind}" for kind in ("csv", "png")] for name in PLAN.recipes["layer_sweeps"]},
+}
+
+
+def lacking(name):
+    """Refuses a target of the paper whose recipes the configuration does not have."""
+    raise WorkflowError(
+        f"the configuration has no {name}; lay config/ablations.yaml over it: --configfile PRESET config/ablations.yaml"
+    )

@@ -50,6 +50,52 @@ rule measure_seeds:
         "../scripts/measure_seeds.py"
 
 
+rule measure_layer_sweep:
+    input:
+        split=ancient("results/{dataset}/splits/{split}.csv"),
+        split_made=SPLITS_MADE,
+        maps=ancient("results/{dataset}/layer_sweeps/{recipe}/maps.npz"),
+        maps_made="results/{dataset}/layer_sweeps/{recipe}/provenance.json",
+    output:
+        metrics="results/{dataset}/metrics/layer_sweeps/{recipe}.{split}.json",
+        provenance="results/{dataset}/metrics/layer_sweeps/{recipe}.{split}.provenance.json",
+    log:
+        "logs/{dataset}/metrics/layer_sweeps/{recipe}.{split}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(120),
+    params:
+        recipe=seeds_of("layer_sweeps"),
+        code=code("measure_layer_sweep.py"),
+    script:
+        "../scripts/measure_layer_sweep.py"
+
+
+rule measure_cost:
+    input:
+        split=ancient("results/{dataset}/splits/{split}.csv"),
+        split_made=SPLITS_MADE,
+    output:
+        metrics="results/{dataset}/metrics/costs/{recipe}.{split}.json",
+        provenance="results/{dataset}/metrics/costs/{recipe}.{split}.provenance.json",
+    log:
+        "logs/{dataset}/metrics/costs/{recipe}.{split}.log",
+    conda:
+        "../../environment.yml"
+    threads: 16  # alone on a workstation: it is timed
+    resources:
+        gpu=1,
+        mem_mb=growing(16000),
+        runtime=growing(60),
+    params:
+        recipe=cost_recipe,
+        code=code("measure_cost.py"),
+    script:
+        "../scripts/measure_cost.py"
+
+
 rule measure_pseudo_labels:
     input:
         split=ancient("results/{dataset}/splits/{split}.csv"),

@@ -1,4 +1,4 @@
-# in: metrics; out: results/{dataset}/tables/{table}.csv and .md
+# in: metrics; out: results/{dataset}/tables/{table}.csv and .md, figures/{sweep}.csv and .png; each a target by its name
 
 
 rule table:
@@ -18,3 +18,31 @@ rule table:
         code=code("write_table.py"),
     script:
         "../scripts/write_table.py"
+
+
+rule layer_figure:
+    input:
+        metrics=lambda wildcards: measured("layer_sweeps", [wildcards.recipe])[0],
+    output:
+        csv="results/{dataset}/figures/{recipe}.csv",
+        picture="results/{dataset}/figures/{recipe}.png",
+        provenance="results/{dataset}/figures/{recipe}.provenance.json",
+    log:
+        "logs/{dataset}/figures/{recipe}.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        recipe=seeds_of("layer_sweeps"),
+        code=code("write_layer_figure.py"),
+    script:
+        "../scripts/write_layer_figure.py"
+
+
+for target, files in TARGETS.items():
+
+    rule:
+        name:
+            target
+        input:
+            files,
