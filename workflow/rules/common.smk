@@ -13,7 +13,7 @@ from snakemake.exceptions import WorkflowError
 from acr.config import canonical, check
 from acr.files import check_room, glance, hold, outline, sweep
 from acr.provenance import fingerprint
-from acr.recipes import DATASETS, PHOTOGRAPHS, WHOLE
+from acr.recipes import DATASETS, MEASURED, PHOTOGRAPHS, WHOLE
 
 try:
     PLAN = check(config)
@@ -170,9 +170,8 @@ def measured(stage, names):
 def metrics_of_table(wildcards):
     """The metrics that the rows of a table show."""
     rows = PLAN.recipe("tables", wildcards.recipe).rows
-    stages = ("seeds", "pseudo_labels", "predictions")
-    named = {stage: {getattr(row, stage) for row in rows} - {None} for stage in stages}
-    return [file for stage in stages for file in measured(stage, sorted(named[stage]))]
+    named = {(stage, name) for row in rows for key, stage in MEASURED.items() for name in row.recipes(key)}
+    return [file for stage, name in sorted(named) for file in measured(stage, [name])]
 
 
 # What the stages made and how good it is: all that figures and report are made of.
