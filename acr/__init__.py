@@ -3,7 +3,7 @@
 The street, in the direction the data walks; a module imports only from those above it:
 
     consistency -> classifiers -> seeds -> layer_sweeps -> costs -> affinities -> pseudo_labels -> segmenters
-        -> submissions -> metrics -> tables -> figures -> report -> exports
+        -> submissions -> metrics -> paper -> tables -> figures -> report -> exports
 
 Below it lies the ground, which knows nothing of the pipeline: shapes, files, recipes, config, provenance, explain, jobs,
 images, augmentations, datasets, shards, measures, views, models, processes, crf, devices, distributed, training.

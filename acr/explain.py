@@ -33,11 +33,17 @@ def explain(path: str | Path, width: int = 100) -> str:
         raise ValueError(f"{path} has no provenance; give a file or folder that a rule made, such as results/NAME/report.html")
     root = _root(start, read_json(start))
     mark = cache(lambda name, recorded: _mark(root / name, recorded))
-    chain = {file: read_json(file) for file in _chain(start, root)}
+    chain = _chain(start, root)
     first = _tools(chain[start])
     parts = [textwrap.fill(f"made with {_listed(first)}", width, subsequent_indent="  ")]
     parts += ["\n".join(_lines(record, _name(file, root), first, mark, width)) for file, record in chain.items()]
     return "\n\n".join(parts)
+
+
+def lineage(path: str | Path) -> list[Record]:
+    """The provenance of an artefact and of all it was made from, each once, from it back to the data; none: an empty list."""
+    start = provenance_of(path)
+    return [] if start is None else list(_chain(start, _root(start, read_json(start))).values())
 
 
 def provenance_of(path: str | Path) -> Path | None:
@@ -59,21 +65,22 @@ def _root(provenance: Path, record: Record) -> Path:
     return Path(*folder.parts[:-depth]) if depth and folder.parts[-depth:] == recorded.parts else Path()
 
 
-def _chain(start: Path, root: Path) -> list[Path]:
-    """The provenance of an artefact and of all it was made from: each once, and before those it was made from."""
-    done: list[Path] = []
+def _chain(start: Path, root: Path) -> dict[Path, Record]:
+    """The provenance files of an artefact and of all it was made from: each once, and before those it was made from."""
+    done: dict[Path, Record] = {}
     seen: set[Path] = set()
 
     def visit(provenance: Path) -> None:
         seen.add(provenance.resolve())
-        for name in read_json(provenance)["inputs"]:
+        record = read_json(provenance)
+        for name in record["inputs"]:
             found = provenance_of(root / name)
             if found is not None and found.resolve() not in seen:
                 visit(found)
-        done.append(provenance)
+        done[provenance] = record
 
     visit(start)
-    return done[::-1]
+    return dict(reversed(done.items()))
 
 
 def _name(provenance: Path, root: Path) -> str:

@@ -5,7 +5,7 @@ imports torch: planning stays quick.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 Normalisation = Literal["native", "imagenet", "half"]
@@ -22,7 +22,12 @@ def upstream(section: str, **default: Any) -> Any:
 
 
 class Dataset:
-    """What planning asks of a data set's recipe."""
+    """What planning and tables ask of a data set's recipe."""
+
+    @property
+    def ground_truth(self) -> str:
+        """What its true masks are, in a word or two of a table."""
+        raise NotImplementedError
 
     @property
     def splits_made(self) -> tuple[str, ...]:
@@ -49,6 +54,10 @@ class Textures(Dataset):
     random_state: int = 0
     on_unreadable: OnUnreadable = "skip"
 
+    @property
+    def ground_truth(self) -> str:
+        return "generated"
+
 
 @dataclass(frozen=True)
 class Voc12(Dataset):
@@ -65,6 +74,10 @@ class Voc12(Dataset):
     on_unreadable: OnUnreadable = "skip"
 
     @property
+    def ground_truth(self) -> str:
+        return self.masks
+
+    @property
     def masks_drawn(self) -> bool:
         return self.masks == "SegmentationClassAug"
 
@@ -79,6 +92,10 @@ class Coco14(Dataset):
     val: str = "val"
     crowd: Literal["void", "class"] = "void"  # what the pixels of a crowd are in the masks
     on_unreadable: OnUnreadable = "skip"
+
+    @property
+    def ground_truth(self) -> str:
+        return f"instances, crowd as {self.crowd}"
 
     @property
     def masks_drawn(self) -> bool:
@@ -102,6 +119,10 @@ class Folder(Dataset):
     train: str = "train"
     val: str = "val"
     on_unreadable: OnUnreadable = "skip"
+
+    @property
+    def ground_truth(self) -> str:
+        return self.masks or "none"
 
     @property
     def splits_made(self) -> tuple[str, ...]:
@@ -293,6 +314,9 @@ class Row:
         """The names of the recipes under a key; none where it is null."""
         value = getattr(self, key)
         return () if value is None else (value,) if isinstance(value, str) else value
+
+
+MEASURED = {item.name: item.metadata["section"] for item in fields(Row) if item.metadata}  # key of a row -> stage of metrics
 
 
 @dataclass(frozen=True)

@@ -1,243 +1,258 @@
 """The paper's tables with our rows in them: metrics files become rows, each with the paper's number beside ours.
 
-The paper's numbers are typed from its Tables 1 to 3, venues as printed there. The plain text at hand has lost the check
-marks of the column "w/ saliency": the flags follow the order of each list, which names methods with saliency first, and are
-left open where two tables disagree (ReCAM).
+A figure of ours that several random states share is their mean; its standard deviation (n - 1) has a column of its own.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
 
 from acr import config
+from acr.explain import DIGITS, Record, lineage
 from acr.files import atomic, read_json
-from acr.recipes import Row, Table
+from acr.paper import CLASS, PAPER
+from acr.recipes import MEASURED, Row, Table
 
-Metrics = Mapping[tuple[str, str], Mapping[str, Any]]  # the content of metrics files by (stage, recipe)
-# number of a row -> the stage it comes from
-STAGES = {"seed": "seeds", "pseudo": "pseudo_labels", "val": "predictions"}
+Recipe = tuple[str, str]  # stage and name of a recipe
+Metrics = Mapping[Recipe, Mapping[str, Any]]  # the content of metrics files
+Lineages = Mapping[Recipe, Sequence[Record]]  # what they were made from, see acr.explain.lineage
+SPREAD, THEIRS = "_sd", "_paper"  # after a column of FIGURES: its standard deviation, the paper's number
+# column of a figure -> the key of a row and the key of the metrics it comes from
+FIGURES = {
+    "seed": ("seeds", "miou"),
+    "refined": ("refined", "miou"),
+    "pseudo": ("pseudo_labels", "miou"),
+    "val": ("predictions", "miou"),
+    "memory": ("cost", "training_memory_mb"),
+    "speed": ("cost", "images_per_second"),
+    "threshold": ("seeds", "threshold"),
+    "seed_fixed": ("seeds", "miou_fixed"),
+    "threshold_fixed": ("seeds", "threshold_fixed"),
+    "refined_threshold": ("refined", "threshold"),
+    "refined_fixed": ("refined", "miou_fixed"),
+    "refined_threshold_fixed": ("refined", "threshold_fixed"),
+}
 COLUMNS = {
     "method": "method",
+    "miou": "mIoU",
     "source": "source",
     "seed": "seed",
-    "seed_paper": "paper's seed",
+    "refined": "refined seed",
     "pseudo": "pseudo label",
-    "pseudo_paper": "paper's pseudo label",
     "val": "val",
-    "val_paper": "paper's val",
     "test": "test",
+    "memory": "training memory (MB)",
+    "speed": "images a second",
+    "states": "random states",
     "threshold": "threshold",
     "seed_fixed": "seed, fixed threshold",
     "threshold_fixed": "fixed threshold",
+    "refined_threshold": "refined, threshold",
+    "refined_fixed": "refined seed, fixed threshold",
+    "refined_threshold_fixed": "refined, fixed threshold",
     "split": "split",
     "images": "ground truth images",
+    "truth": "ground truth",
     "crf": "CRF",
     "scales": "scales",
+    "backbone": "backbone",
+    "resolution": "resolution",
+    "weights": "initial weights",
+    "device": "device",
     "venue": "venue",
     "saliency": "saliency",
     "recipe": "recipe",
+    "commit": "commit",
 }
+DECIMALS = {"memory": 0, "speed": 2, "threshold": 2}  # of columns with this in their name; of others 1
 
 
-@dataclass(frozen=True)
-class PaperTable:
-    """One table of the paper: mIoU in percent of the methods it lists, on one data set."""
-
-    title: str
-    dataset: str
-    numbers: tuple[str, ...]  # what the numbers of a method are, keys of COLUMNS
-    methods: tuple[tuple[Any, ...], ...]  # method, venue, saliency (None: not known), then one number or None each
-    note: str = ""
-
-
-PAPER = {
-    "table_1": PaperTable(
-        title="Table 1: segmentation on MS COCO 2014 (mIoU, %)",
-        dataset="coco14",
-        numbers=("val",),
-        methods=(
-            ("AuxSegNet", "ICCV2021", True, 33.9),
-            ("EPS", "CVPR2022", True, 35.7),
-            ("L2G", "CVPR2022", True, 44.2),
-            ("Wang et al.", "IJCV2020", False, 27.7),
-            ("Ru et al.", "CVPR2022", False, 38.9),
-            ("SEAM", "CVPR2020", False, 31.9),
-            ("CONTA", "NeurIPS2020", False, 32.8),
-            ("CDA", "ICCV2021", False, 33.2),
-            ("Ru et al.", "IJCV2022", False, 36.2),
-            ("URN", "AAAI2022", False, 41.5),
-            ("MCTformer", "CVPR2022", False, 42.0),
-            ("ESOL", "NeurIPS2022", False, 42.6),
-            ("SIPE", "CVPR2022", False, 43.6),
-            ("RIB", "NeurIPS2020", False, 43.8),
-            ("ACR", "", False, 45.0),
-        ),
-    ),
-    "table_2": PaperTable(
-        title="Table 2: seeds and pseudo labels on PASCAL VOC 2012 train (mIoU, %)",
-        dataset="voc12",
-        numbers=("seed", "pseudo"),
-        methods=(
-            ("EDAM", "CVPR2021", True, 52.8, 68.1),
-            ("ReCAM", "CVPR2022", None, 54.8, 70.9),
-            ("L2G", "CVPR2022", True, 56.2, 71.9),
-            ("EPS", "ECCV2020", True, 69.4, 71.6),
-            ("Du et al., with saliency", "CVPR2022", True, 70.5, 73.3),
-            ("PSA", "CVPR2018", False, 48.0, 61.0),
-            ("SEAM", "CVPR2020", False, 55.4, 63.6),
-            ("CDA", "ICCV2021", False, 55.4, 67.7),
-            ("AdvCAM", "CVPR2021", False, 55.6, 68.0),
-            ("CPN", "ICCV2021", False, 57.4, 67.8),
-            ("Ru et al.", "CVPR2022", False, None, 68.7),
-            ("SIPE", "CVPR2022", False, 58.6, None),
-            ("Du et al.", "CVPR2022", False, 61.5, 69.2),
-            ("MCTformer", "CVPR2022", False, 61.7, 69.1),
-            ("ACR*", "", False, 59.4, None),
-            ("ACR", "", False, 67.3, 70.8),
-        ),
-        note="ACR* is without affinity refinement. The paper counts the 1464 images of VOC's own train.",
-    ),
-    "table_3": PaperTable(
-        title="Table 3: segmentation on PASCAL VOC 2012 val and test (mIoU, %)",
-        dataset="voc12",
-        numbers=("val", "test"),
-        methods=(
-            ("NSRM", "CVPR2021", True, 70.4, 70.2),
-            ("EDAM", "CVPR2021", True, 70.9, 70.6),
-            ("EPS", "CVPR2021", True, 71.0, 71.8),
-            ("DRS", "AAAI2021", True, 71.2, 71.4),
-            ("L2G", "CVPR2022", True, 72.1, 71.7),
-            ("Du et al., with saliency", "CVPR2022", True, 72.6, 73.6),
-            ("PSA", "CVPR2018", False, 61.7, 63.7),
-            ("SEAM", "CVPR2020", False, 64.5, 65.7),
-            ("CDA", "ICCV2021", False, 66.1, 66.8),
-            ("ECS-Net", "ICCV2021", False, 66.6, 67.6),
-            ("Du et al.", "CVPR2022", False, 67.7, 67.4),
-            ("CPN", "ICCV2021", False, 67.8, 68.5),
-            ("AdvCAM", "CVPR2021", False, 68.1, 68.0),
-            ("Kweon et al.", "ICCV2021", False, 68.4, 68.2),
-            ("ReCAM", "CVPR2022", None, 68.5, 68.4),
-            ("SIPE", "CVPR2022", False, 68.8, 69.7),
-            ("URN", "AAAI2022", False, 69.5, 69.7),
-            ("ESOL", "NeurIPS2022", False, 69.9, 69.3),
-            ("PMM", "ICCV2021", False, 70.0, 70.5),
-            ("MCTformer", "CVPR2022", False, 70.6, 70.3),
-            ("VWL-L", "IJCV2022", False, 70.6, 70.7),
-            ("Lee et al.", "CVPR2022", False, 70.7, 70.1),
-            ("ACR", "", False, 71.2, 70.9),
-        ),
-        note="MCTformer's row is the ACR authors' reproduction; it reports 71.9 on val and 71.7 on test. The paper counts "
-        "the 1449 images of VOC's val.",
-    ),
-}
-
-
-def build_table(name: str, rows: Sequence[Row], metrics: Metrics) -> pd.DataFrame:
-    """The paper's rows of a table, then ours; columns are those of COLUMNS that some row fills.
+def build_table(
+    name: str, rows: Sequence[Row], metrics: Metrics, lineages: Lineages | None = None, columns: str = "means"
+) -> pd.DataFrame:
+    """The paper's rows of a table, then ours; of the columns those that some row fills.
 
     Args:
-        name: `table_1` to `table_3`; another name has no rows of the paper.
+        name: one of `acr.paper.PAPER`; another name has no rows of the paper.
         rows: which recipes make each of our rows; `name` is the method's name in the paper.
         metrics: the metrics files of these recipes.
+        lineages: what each was made from; those that are missing leave the columns that say so empty.
+        columns: `means`, or `classes` for the IoU in percent of each class (CLASS and its name), the background first.
 
     Raises:
-        ValueError: a row names a recipe whose metrics are not given.
+        ValueError: a row names a recipe whose metrics are not given, or has no classes where these are asked for.
     """
-    paper = _paper_rows(name)
+    paper = PAPER[name].rows() if name in PAPER else []
+    ours = [_our_row(row, metrics, lineages or {}, columns == "classes") for row in rows]
     numbers = {row["method"]: row for row in paper}
-    table = pd.DataFrame([*paper, *(_our_row(row, metrics, numbers.get(row.name, {})) for row in rows)])
-    filled = [column for column in COLUMNS if column in table and table[column].notna().any()]
-    return table[filled]
+    for row in ours:
+        row |= {f"{column}{THEIRS}": numbers.get(row["method"], {}).get(column) for column in FIGURES if column in row}
+        row["saliency"] = "no" if name in PAPER and "saliency" in PAPER[name].columns else None
+    table = pd.DataFrame([*paper, *ours])
+    # those of the data set at hand come first, the background before all
+    classes = dict.fromkeys(column for row in [*ours, *paper] for column in row if column.startswith(CLASS))
+    order = ["method", *(classes if columns == "classes" else ()), *list(COLUMNS)[1:]]
+    order = dict.fromkeys(f"{column}{suffix}" for column in order for suffix in ("", SPREAD, THEIRS))
+    return table[[column for column in order if column in table and table[column].notna().any()]]
 
 
-def _paper_rows(name: str) -> list[dict[str, Any]]:
-    if name not in PAPER:
-        return []
-    head = ("method", "venue", "saliency", *PAPER[name].numbers)
-    rows = [dict(zip(head, method, strict=True)) for method in PAPER[name].methods]
-    return [{**row, "source": "paper", "saliency": _yes_no(row["saliency"])} for row in rows]
-
-
-def _our_row(row: Row, metrics: Metrics, paper: Mapping[str, Any]) -> dict[str, Any]:
-    """One row of ours; where its stages were measured on different splits, both are named."""
-    recipes = {stage: getattr(row, stage) for stage in STAGES.values() if getattr(row, stage) is not None}
-    found = {stage: _found(metrics, stage, recipe, row) for stage, recipe in recipes.items()}
-    seeds, predictions = found.get("seeds", {}), found.get("predictions")
+def _our_row(row: Row, metrics: Metrics, lineages: Lineages, classes: bool) -> dict[str, Any]:
+    """One row of ours; where its stages differ in their split or in another fact, each is named."""
+    recipes = {key: [(stage, name) for name in row.recipes(key)] for key, stage in MEASURED.items() if row.recipes(key)}
+    if classes:
+        recipes = _last_with_classes(row, recipes)
+    found = {key: [_found(metrics, recipe, row) for recipe in named] for key, named in recipes.items()}
+    records = [record for named in recipes.values() for recipe in named for record in lineages.get(recipe, ())]
     return {
         "method": row.name,
         "source": "ours",
-        "saliency": "no",
-        **{number: found[stage]["miou"] for number, stage in STAGES.items() if stage in found},
-        **{f"{number}_paper": paper.get(number) for number, stage in STAGES.items() if stage in found},
-        "threshold": seeds.get("threshold"),
-        "seed_fixed": seeds.get("miou_fixed"),
-        "threshold_fixed": seeds.get("threshold_fixed"),
-        "split": _distinct(content["split"] for content in found.values()),
-        "images": _distinct(str(content["images"]) for content in found.values()),
-        "crf": _yes_no(predictions["crf"] is not None) if predictions else None,
-        "scales": " ".join(f"{scale:g}" for scale in predictions["scales"]) if predictions else None,
-        "recipe": ", ".join(f"{stage}/{recipe}" for stage, recipe in recipes.items()),
+        **(_class_figures(found) if classes else _figures(found)),
+        "states": _distinct(str(len(contents)) for contents in found.values()),
+        **_measurement(found),
+        **_origin(records),
+        "recipe": _distinct("/".join(recipe) for named in recipes.values() for recipe in named),
     }
 
 
-def _found(metrics: Metrics, stage: str, recipe: str, row: Row) -> Mapping[str, Any]:
-    if (stage, recipe) not in metrics:
-        raise ValueError(f"row {row.name!r} needs the metrics of {stage}/{recipe}, which are not among the files given")
-    return metrics[stage, recipe]
+def _last_with_classes(row: Row, recipes: Mapping[str, list[Recipe]]) -> dict[str, list[Recipe]]:
+    """What a row shows of classes: the last of its stages."""
+    keys = [key for key in recipes if key != "cost"]
+    if not keys:
+        raise ValueError(f"row {row.name!r} has nothing with classes; give it predictions, pseudo_labels, refined or seeds")
+    return {keys[-1]: recipes[keys[-1]]}
 
 
-def _distinct(values: Any) -> str:
-    return ", ".join(dict.fromkeys(values))
+def _found(metrics: Metrics, recipe: Recipe, row: Row) -> Mapping[str, Any]:
+    if recipe not in metrics:
+        raise ValueError(f"row {row.name!r} needs the metrics of {'/'.join(recipe)}, which are not among the files given")
+    return metrics[recipe]
 
 
-def _yes_no(value: bool | None) -> str | None:
-    return None if value is None else ("yes" if value else "no")
+def _figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float | None]:
+    row: dict[str, float | None] = {}
+    for column, (key, figure) in FIGURES.items():
+        if key in found:
+            row |= _figure(column, [content[figure] for content in found[key]])
+    return row
+
+
+def _class_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float | None]:
+    (contents,) = found.values()
+    row: dict[str, float | None] = {}
+    for name in contents[0]["iou"] or ():
+        row |= _figure(f"{CLASS}{name}", [content["iou"][name] for content in contents])
+    for column in ("miou", "threshold"):
+        row |= _figure(column, [content[column] for content in contents])
+    return row
+
+
+def _figure(column: str, values: Sequence[float | None]) -> dict[str, float | None]:
+    """The mean over random states and, where there are several, the deviation; empty where a state has no value."""
+    if None in values:
+        return {column: None, f"{column}{SPREAD}": None}
+    return {column: fmean(values), f"{column}{SPREAD}": stdev(values) if len(values) > 1 else None}
+
+
+def _measurement(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str | None]:
+    """How a row was measured, as its metrics say it."""
+    measured = [content for key, contents in found.items() if key != "cost" for content in contents]
+    predictions, costs = found.get("predictions", ()), found.get("cost", ())
+    return {
+        "split": _distinct(content["split"] for content in measured),
+        "images": _distinct(str(content["images"]) for content in measured),
+        "crf": _distinct("no" if content["crf"] is None else "yes" for content in predictions),
+        "scales": _distinct(" ".join(f"{scale:g}" for scale in content["scales"]) for content in measured if content["scales"]),
+        "device": _distinct(content["device"] for content in costs if content.get("device")),
+    }
+
+
+def _origin(records: Sequence[Record]) -> dict[str, str | None]:
+    """What a row was made from, as the provenance of its metrics says it; each fact once, from the data on."""
+    recipes = [(record, record["recipe"] or {}) for record in reversed(records)]
+    networks = [(record, recipe) for record, recipe in recipes if "backbone" in recipe]
+    data = [config.load_dataset(json.dumps(recipe)) for _, recipe in recipes if "kind" in recipe]
+    return {
+        "truth": _distinct(each.ground_truth for each in data),
+        "backbone": _distinct(recipe["backbone"] for _, recipe in networks),
+        "resolution": _distinct(str(recipe["image_size"]) for _, recipe in networks if "image_size" in recipe),
+        "weights": _distinct(_weights(record, recipe) for record, recipe in networks),
+        "commit": _distinct(record["commit"] or "unknown" for record, _ in recipes),
+    }
+
+
+def _weights(record: Record, recipe: Mapping[str, Any]) -> str:
+    """The name of a network's initial weights and the digest of their file."""
+    if (name := recipe.get("weights")) is None:
+        return "none"
+    digests = [digest[:DIGITS] for path, digest in record["inputs"].items() if Path(path).name == f"{name}.safetensors"]
+    return " ".join([name, *digests])
+
+
+def _distinct(values: Iterable[str]) -> str | None:
+    return ", ".join(dict.fromkeys(values)) or None
 
 
 def to_markdown(name: str, table: pd.DataFrame, dataset: str) -> str:
-    """A table as Markdown with its caption; ours are set in bold. IoU to one decimal, thresholds to two."""
-    lines = ["| " + " | ".join(COLUMNS[column] for column in table) + " |", "|" + " --- |" * len(table.columns)]
-    for row in table.to_dict("records"):
-        cells = [_cell(column, value) for column, value in row.items()]
-        cells[0] = f"**{cells[0]}**" if row["source"] == "ours" else cells[0]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([f"**{_title(name)}**", "", caption(name, table, dataset), "", *lines, ""])
+    """A table as Markdown with its caption; ours are set in bold. A table of classes has one line a class.
+
+    IoU to one decimal, thresholds to two; where there are several random states, mean ± standard deviation.
+    """
+    shown = [column for column in table if not (column.endswith(SPREAD) and column.removesuffix(SPREAD) in table)]
+    lines = [[_heading(column) for column in shown]]
+    lines += [[_cell(column, row) for column in shown] for row in table.to_dict("records")]
+    if any(column.startswith(CLASS) for column in shown):
+        lines = [list(line) for line in zip(*lines, strict=True)]
+    head, *body = ["| " + " | ".join(cells) + " |" for cells in lines]
+    rule = "|" + " --- |" * len(lines[0])
+    title = PAPER[name].title if name in PAPER else name.replace("_", " ")
+    return "\n".join([f"**{title}**", "", caption(name, table, dataset), "", head, rule, *body, ""])
+
+
+def _heading(column: str) -> str:
+    if column.startswith(CLASS):
+        return _escaped(column.removeprefix(CLASS))
+    return ("paper's " if column.endswith(THEIRS) else "") + COLUMNS[column.removesuffix(THEIRS)]
+
+
+def _cell(column: str, row: Mapping[str, Any]) -> str:
+    value, spread = row[column], row.get(f"{column}{SPREAD}")
+    if pd.isna(value):
+        return ""
+    if not isinstance(value, int | float):
+        return f"**{_escaped(value)}**" if column == "method" and row["source"] == "ours" else _escaped(value)
+    decimals = 1 if column.startswith(CLASS) else next((digits for word, digits in DECIMALS.items() if word in column), 1)
+    return f"{value:.{decimals}f}" + ("" if pd.isna(spread) else f" ± {spread:.{decimals}f}")
+
+
+def _escaped(text: str) -> str:
+    """Text for a cell: a star in a method's name is no emphasis, a pipe no new cell."""
+    return re.sub(r"([*|])", r"\\\1", text)
 
 
 def caption(name: str, table: pd.DataFrame, dataset: str) -> str:
     """What a reader must know to compare the rows of a table measured on `dataset`."""
     sentences = []
-    if "seed" in table:
+    if {"seed", "refined", "threshold"} & set(table):
         sentences.append(
             "Seeds are counted at the background threshold that is best with the masks, as in the paper, and at one fixed "
             "without masks (Otsu's)."
         )
-    if name in PAPER:
-        sentences += [PAPER[name].note] if PAPER[name].note else []
-        if dataset != PAPER[name].dataset:
-            sentences.append(
-                f"Our rows are measured on {dataset}, the paper's on {PAPER[name].dataset}: the paper's numbers stand here for "
-                "reference only and cannot be compared."
-            )
-        else:
-            sentences.append("Compare rows only where split and number of ground truth images agree.")
-    return " ".join(sentences)
-
-
-def _title(name: str) -> str:
-    return PAPER[name].title if name in PAPER else name.replace("_", " ")
-
-
-def _cell(column: str, value: Any) -> str:
-    if pd.isna(value):
-        return ""
-    if column.startswith("threshold"):
-        return f"{value:.2f}"
-    # a star in a method's name is no emphasis, a pipe no new cell
-    return f"{value:.1f}" if isinstance(value, float) else str(value).replace("*", r"\*").replace("|", r"\|")
+    counts = sorted({int(each) for states in table["states"].dropna() for each in states.split(", ")})
+    if counts[-1:] > [1]:
+        sentences.append(
+            f"Our figures are the mean ± standard deviation (n - 1) over {' or '.join(map(str, counts))} random states."
+        )
+    elif counts:
+        sentences.append("Our figures are each of one random state.")
+    if "device" in table:
+        devices = _distinct(table["device"].dropna())
+        sentences.append(f"Ours were measured on {devices}: memory and speed compare on the same device only.")
+    return " ".join([*sentences, *(PAPER[name].remarks(dataset) if name in PAPER else ())])
 
 
 def best_of(metrics: Sequence[Mapping[str, Any]], stage: str) -> Mapping[str, Any] | None:
@@ -267,10 +282,11 @@ def _unrefined(content: Mapping[str, Any]) -> dict[str, Any]:
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def read_metrics(paths: Sequence[str | Path]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Metrics files by the stage and recipe that each names."""
-    contents = [read_json(path) for path in paths]
-    return {(content["stage"], content["recipe"]): content for content in contents}
+def read_metrics(paths: Iterable[str | Path]) -> tuple[dict[Recipe, dict[str, Any]], dict[Recipe, list[Record]]]:
+    """Metrics files by the stage and recipe that each names, and what each was made from; nothing where it is not known."""
+    contents = {path: read_json(path) for path in paths}
+    recipes = {path: (content["stage"], content["recipe"]) for path, content in contents.items()}
+    return {recipes[path]: contents[path] for path in contents}, {recipes[path]: lineage(path) for path in contents}
 
 
 def write_table(*, name: str, recipe: str, metrics: Sequence[str | Path], csv: str | Path, markdown: str | Path) -> None:
@@ -286,12 +302,13 @@ def write_table(*, name: str, recipe: str, metrics: Sequence[str | Path], csv: s
     Raises:
         ValueError: no metrics are given, or not those of some row.
     """
-    found = read_metrics(metrics)
+    found, lineages = read_metrics(metrics)
     if not found:
         raise ValueError(f"table {name!r} has no metrics to show; give it at least one row with a recipe")
-    table = build_table(name, config.load(Table, recipe).rows, found)
+    wanted = config.load(Table, recipe)
+    table = build_table(name, wanted.rows, found, lineages, wanted.columns)
     dataset = next(iter(found.values()))["dataset"]
     with atomic(csv) as temporary:
         table.to_csv(temporary, index=False)
     with atomic(markdown) as temporary:
-        temporary.write_text(to_markdown(name, table, dataset))
+        temporary.write_text(to_markdown(name, table, dataset), encoding="utf-8")

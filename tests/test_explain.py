@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from acr.__main__ import main
-from acr.explain import explain, provenance_of
-from acr.files import digest, write_json
+from acr.explain import explain, lineage, provenance_of
+from acr.files import digest, read_json, write_json
 
 VERSIONS = {"python": "3.11.7", "torch": "2.9.0"}
 COST = {"device": "cpu", "seconds": 2.5, "peak_memory_mb": 300}
@@ -127,6 +127,15 @@ def test_each_artefact_has_its_provenance(tree, path: str, provenance: str) -> N
 def test_everything_is_said_once_and_before_what_it_was_made_from(tree) -> None:
     expected = ["results/toy/report.html, summary.txt", "results/toy/tables/t.csv, t.md", "results/toy/metrics/net.val.json"]
     assert heads(explain("results/toy/report.html")) == [*expected, *heads(page())]
+
+
+def test_the_lineage_is_the_same_as_records(tree, tmp_path_factory, monkeypatch) -> None:
+    chain = [f"{MASKS}/provenance.json", "results/toy/segmenters/net/provenance.json", "results/toy/splits/provenance.json"]
+    expected = [read_json(path) for path in chain]
+    assert lineage(MASKS) == expected
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert lineage(tree / MASKS) == expected
+    assert lineage(tree / "results") == lineage(tree / "never") == []
 
 
 @pytest.mark.parametrize(("path", "readers"), [(SPLIT, 2), (MODEL, 1)])

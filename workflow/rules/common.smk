@@ -13,7 +13,7 @@ from snakemake.exceptions import WorkflowError
 from acr.config import canonical, check
 from acr.files import check_room, glance, hold, outline, sweep
 from acr.provenance import fingerprint
-from acr.recipes import DATASETS, PHOTOGRAPHS, WHOLE
+from acr.recipes import DATASETS, MEASURED, PHOTOGRAPHS, WHOLE
 
 try:
     PLAN = check(config)
@@ -197,14 +197,7 @@ def measured(stage, names):
 def metrics_of_table(wildcards):
     """The metrics that the rows of a table show."""
     rows = PLAN.recipe("tables", wildcards.recipe).rows
-    stages = {
-        "seeds": "seeds",
-        "refined": "seeds",
-        "pseudo_labels": "pseudo_labels",
-        "predictions": "predictions",
-        "cost": "costs",
-    }
-    named = {(stage, name) for row in rows for key, stage in stages.items() for name in row.recipes(key)}
+    named = {(stage, name) for row in rows for key, stage in MEASURED.items() for name in row.recipes(key)}
     return [file for stage, name in sorted(named) for file in measured(stage, [name])]
 
 
