@@ -82,6 +82,13 @@ def seeds_per_second(model: VitClassifier, split: Split, recipe: Seeds, images: 
     return images / (time.perf_counter() - started)
 
 
+def _as_costed(cost: Cost, classifier: Classifier, seeds: Seeds) -> tuple[Classifier, Seeds]:
+    size = {} if cost.image_size is None else {"image_size": cost.image_size}
+    training = replace(classifier.training, batch_size=cost.batch_size)
+    classifier = replace(classifier, backbone=cost.backbone or classifier.backbone, training=training, **size)
+    return classifier, replace(seeds, **size)
+
+
 def measure_cost(*, split: str, recipe: str, execution: Mapping, dataset: str, name: str, output: str) -> None:
     """Writes memory and speed of a cost recipe as a metrics file; the networks have random weights, which cost as much.
 
@@ -90,11 +97,9 @@ def measure_cost(*, split: str, recipe: str, execution: Mapping, dataset: str, n
     """
     wanted, records = json.loads(recipe), read_split(split)
     cost = config.build(Cost, wanted["cost"], "cost")
-    classifier, seeds = (
-        config.build(Classifier, wanted["classifier"], "classifier"),
-        config.build(Seeds, wanted["seeds"], "seeds"),
+    classifier, seeds = _as_costed(
+        cost, config.build(Classifier, wanted["classifier"], "classifier"), config.build(Seeds, wanted["seeds"], "seeds")
     )
-    classifier = replace(classifier, training=replace(classifier.training, batch_size=cost.batch_size))
     device = device_of(config.build(Execution, execution, "execution"))
     model = build_classifier(describe(classifier, records.classes)).to(device)
     measured: dict[str, Any] = {

@@ -205,7 +205,7 @@ class Seeds:
     layers: int | None = 2  # last layers that the method reads (Fig. 8), null: all; cam reads none
     rectify: Literal["heads", "mean"] = "heads"  # where negative gradients go: head by head, or from their mean
     refine: bool = True
-    affinity_layers: tuple[int, ...] | None = None  # whose affinity is averaged: 0 is the first, -1 the last; null: as `layers`
+    affinity_layers: tuple[int, ...] | Literal["all"] | None = None  # averaged: 0 is the first, -1 the last; null: as `layers`
     affinity_power: float = 1.0  # of each affinity before its rows are made to sum to one again
     product: Literal["map_times_affinity", "affinity_times_map"] = "map_times_affinity"
     flip: bool = True  # sum with the maps of the mirrored photograph
@@ -290,6 +290,8 @@ class Cost:
     """Table 9: training memory and seeds a second of a seeds recipe and its classifier, on the device that the job has."""
 
     seeds: str = upstream("seeds")
+    backbone: str | None = None  # in place of the classifier's
+    image_size: int | None = None  # in place of that of classifier and seeds
     batch_size: int = 1  # of the training steps
     steps: int = 3  # training steps that are measured
     images: int = 10  # whose seeds are timed, after one that is not

@@ -242,20 +242,20 @@ def with_corners(maps: Float[Tensor, "*K h w"], factor: int = 4) -> Float[Tensor
 
 
 def with_depth(recipe: Seeds, model: VitClassifier) -> Seeds:
-    """The recipe with its number of layers, where that is null the network's.
+    """The recipe with numbers of layers in place of null and `all`; a null of the affinity's layers stays.
 
     Raises:
         ValueError: it names layers that the network does not have.
     """
     depth = len(model.network.blocks)
+    averaged = tuple(range(depth)) if recipe.affinity_layers == "all" else recipe.affinity_layers
     if (recipe.layers or 0) > depth:
         raise ValueError(f"layers is {recipe.layers}, but the classifier has {depth}; give at most as many, or null for all")
-    for layer in recipe.affinity_layers or ():
+    for layer in averaged or ():
         if not -depth <= layer < depth:
-            raise ValueError(
-                f"affinity_layers names {layer}, but the classifier has layers 0 to {depth - 1}; name one of these"
-            )
-    return replace(recipe, layers=recipe.layers or depth)
+            last = f"the classifier's last layer is {depth - 1}; name layers from 0 to that"
+            raise ValueError(f"affinity_layers names {layer}, but {last}")
+    return replace(recipe, layers=recipe.layers or depth, affinity_layers=averaged)
 
 
 def _maps(model: VitClassifier, split: Split, record: Record, recipe: Seeds) -> Float16[np.ndarray, "K h w"]:
