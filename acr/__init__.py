@@ -5,6 +5,6 @@ The street, in the direction the data walks; a module imports only from those ab
     consistency -> classifiers -> seeds -> layer_sweeps -> costs -> affinities -> pseudo_labels -> segmenters
         -> submissions -> metrics -> paper -> tables -> figures -> report -> exports
 
-Below it lies the ground, which knows nothing of the pipeline: shapes, files, recipes, config, provenance, explain, jobs,
-images, augmentations, datasets, shards, measures, views, models, processes, crf, devices, distributed, training.
+Below it lies the ground, which knows nothing of the pipeline: shapes, files, recipes, reproducing, config, provenance,
+explain, jobs, images, augmentations, datasets, shards, measures, views, models, processes, crf, devices, distributed, training.
 """

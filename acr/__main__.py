@@ -35,7 +35,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--classes", nargs="+", metavar="NAME", required=True, help="voc, coco, or all names in order")
     command.add_argument("-o", "--output", metavar="CSV", required=True)
     command.set_defaults(run=_labels)
+    command = commands.add_parser("reproducing", help="print docs/reproducing.md: paper, official code, ours")
+    command.set_defaults(run=_reproducing)
     return parser
+
+
+def _reproducing(chosen: argparse.Namespace) -> None:
+    from acr.reproducing import page
+
+    sys.stdout.write(page())
 
 
 def _explain(chosen: argparse.Namespace) -> None:

@@ -63,7 +63,7 @@ class Objective(nn.Module):
         trace, viewed = two_views(self.model, images, view)
         tags, heads = batch["tags"], (*trace.heads, *viewed.heads)
         classification = sum(functional.multilabel_soft_margin_loss(logits, tags) for logits in heads)
-        terms = view_consistency(trace, viewed, view, recipe.distance)._asdict()
+        terms = view_consistency(trace, viewed, view, recipe.distance, recipe.reduction)._asdict()
         loss = classification + recipe.activation * terms["activation"] + recipe.affinity * terms["affinity"]
         if recipe.class_maps:
             terms["class_maps"] = class_map_consistency(trace, viewed, view, tags)

@@ -1,6 +1,6 @@
 """Consistency of the attention of two views: Eq. 1 (activation), Eq. 2 (affinity), of which Eq. 6 is the weighted sum."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ DISTANCES = {"l1": functional.l1_loss, "l2": functional.mse_loss, "smooth_l1": f
 
 
 class Consistency(NamedTuple):
-    """The two terms, each a scalar: mean distance over images, layers and entries."""
+    """The two terms, each a scalar: distances over the entries of an attention, averaged over images and layers."""
 
     activation: Tensor
     affinity: Tensor
@@ -29,13 +29,15 @@ def attention_consistency(
     distance: Distance = "l1",
     visible: Tensor | None = None,
     class_tokens: int = 1,
+    reduction: Literal["mean", "sum"] = "mean",
 ) -> Consistency:
     """Eq. 1 and 2 for head-averaged attentions of an image and those of its view, already restored, layer by layer.
 
     `visible` "h w" leaves out what a view hides: hidden patches as keys of the class token, and pairs of which either
     is hidden. Neither side is held constant, as in the official code.
 
-    deviates: the paper writes norms (sums); like the official code we take means, which do not grow with the image.
+    deviates: the paper writes norms, which `reduction` sum gives; like the official code we take means of the entries,
+    which do not grow with the image.
     """
     assert len(attentions) == len(restored), (len(attentions), len(restored))
     compare = DISTANCES[distance]
@@ -43,18 +45,25 @@ def attention_consistency(
     activations, affinities = [], []
     for one, other in zip(attentions, restored, strict=True):
         rows = (activation(side, special, class_tokens)[:, patches] for side in (one, other))
-        activations.append(compare(*rows))
+        activations.append(_reduced(compare, *rows, reduction))
         one, other = (affinity(side, special)[:, patches][:, :, patches] for side in (one, other))
-        affinities.append(compare(one, other))
+        affinities.append(_reduced(compare, one, other, reduction))
     return Consistency(torch.stack(activations).mean(), torch.stack(affinities).mean())
 
 
-def view_consistency(trace: Trace, viewed: Trace, view: View, distance: Distance = "l1") -> Consistency:
+def _reduced(compare: Callable[..., Tensor], one: Tensor, other: Tensor, reduction: str) -> Tensor:
+    """The distance of a batch: mean over images of the mean or the sum over entries."""
+    return compare(one, other) if reduction == "mean" else compare(one, other, reduction="sum") / len(one)
+
+
+def view_consistency(
+    trace: Trace, viewed: Trace, view: View, distance: Distance = "l1", reduction: Literal["mean", "sum"] = "mean"
+) -> Consistency:
     """Eq. 1 and 2 between the trace of a batch and the trace of its view, over every layer."""
     attentions = [attention.mean(1) for attention in trace.attentions]
     restored = [restore(view, attention.mean(1), viewed.grid, viewed.special) for attention in viewed.attentions]
     tokens = {"special": trace.special, "class_tokens": trace.class_tokens}
-    return attention_consistency(attentions, restored, distance=distance, visible=view.visible, **tokens)
+    return attention_consistency(attentions, restored, distance=distance, visible=view.visible, reduction=reduction, **tokens)
 
 
 def class_map_consistency(trace: Trace, viewed: Trace, view: View, tags: Float[Tensor, "B C"]) -> Float[Tensor, ""]:

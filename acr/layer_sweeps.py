@@ -28,7 +28,7 @@ def localise_from_each(
     Affinities follow the number of layers as they do there; where the recipe names their layers they are the same for all.
     """
     trace = traced(model, image, recipe)
-    maps = from_last(layer_gradients(trace, classes, recipe.layers, recipe.rectify)).clamp(min=0)
+    maps = from_last(layer_gradients(trace, classes, recipe.layers, recipe.rectify))
     if recipe.refine:
         maps = torch.stack(
             [PRODUCTS[recipe.product](*pair) for pair in zip(maps, _affinities(trace, recipe, len(maps)), strict=True)]

@@ -21,6 +21,15 @@ def upstream(section: str, **default: Any) -> Any:
     return field(metadata={"section": section}, **default)
 
 
+def published(default: Any, *, official: Any, source: str | Mapping[str, str], **paper: Any) -> Any:
+    """A field whose value the paper prints (`paper`; silent where it is not given) or the official code uses.
+
+    `source` says where; for a recipe in a recipe, all three go by its keys. docs/reproducing.md and the presets
+    config/paper.yaml and config/official.yaml are held to these.
+    """
+    return field(default=default, metadata={"official": official, "source": source, **paper})
+
+
 class Dataset:
     """What planning and tables ask of a data set's recipe."""
 
@@ -178,19 +187,72 @@ class Classifier:
 
     backbone: str = "vit_base_r50_s16_384"
     weights: str | None = upstream("weights", default=None)
-    normalisation: Normalisation = "native"
+    normalisation: Normalisation = published(
+        "native", official="imagenet", source="ImageNet's statistics, though the weights were trained with 0.5"
+    )
     class_tokens: Literal["one", "per_class"] = "one"  # per_class: MCTformer (Table 6)
-    tokens: Literal["normed", "pre_norm"] = "normed"  # whether logits are read after the final LayerNorm or before it
-    standardisation_epsilon: float | None = None  # of a hybrid's weight-standardised convolutions; null: timm's 1e-8
-    image_size: int = 384  # pixels a side of the training crop
-    long_side: tuple[float, float] = (0.9, 1.143)  # range the long side is resized to, relative to image_size
-    augmentations: tuple[Literal["hflip", "vflip", "transpose", "channels", "invert"], ...] = ("hflip",)  # of the first view
-    views: tuple[str, ...] = ("hflip",)  # one is drawn for each batch; acr.views.VIEWS names them
-    activation: float = 100.0  # alpha of Eq. 6
-    affinity: float = 100.0  # beta of Eq. 6
+    # whether logits are read after the final LayerNorm or before it
+    tokens: Literal["normed", "pre_norm"] = published(
+        "normed", official="pre_norm", source="the head reads the last block's output, before the final LayerNorm"
+    )
+    # of a hybrid's weight-standardised convolutions; null: timm's 1e-8
+    standardisation_epsilon: float | None = published(None, official=1e-5, source="StdConv2dSame of its timm")
+    # pixels a side of the training crop
+    image_size: int = published(384, paper=384, official=384, source="App. A; --crop_size")
+    # range the long side is resized to, relative to image_size
+    long_side: tuple[float, float] = published(
+        (0.9, 1.143), official=(345 / 384, 438 / 384), source="App. A says randomly resized; RandomResizeLong(345, 438)"
+    )
+    # of the first view
+    augmentations: tuple[Literal["hflip", "vflip", "transpose", "channels", "invert"], ...] = published(
+        ("hflip",), official=("hflip",), source="a horizontal flip of the first view in half of the cases"
+    )
+    # one is drawn for each batch; acr.views.VIEWS names them
+    views: tuple[str, ...] = published(
+        ("hflip",), paper=("hflip",), official=("hflip",), source="Table 7, best row; always a horizontal flip"
+    )
+    # alpha and beta of Eq. 6
+    activation: float = published(100.0, paper=100.0, official=125.0, source="App. A; train_acr.sh")
+    affinity: float = published(100.0, paper=100.0, official=125.0, source="App. A; train_acr.sh")
     class_maps: float = 0.0  # weight of SEAM's consistency of class maps: SEAM* of Fig. 1 has it instead of both above
-    distance: Literal["l1", "l2", "smooth_l1"] = "l1"
-    training: Training = Training()
+    distance: Literal["l1", "l2", "smooth_l1"] = published("l1", paper="l1", official="l1", source="Table 8; l1_loss")
+    # of the entries of an attention: a norm as printed grows with the image
+    reduction: Literal["mean", "sum"] = published(
+        "mean", paper="sum", official="mean", source="Eq. 1 and 2; l1_loss(..., 'mean')"
+    )
+    training: Training = published(
+        Training(),
+        paper={
+            "epochs": 15.0,
+            "batch_size": 4,
+            "optimiser": "sgd",
+            "learning_rate": 0.01,
+            "weight_decay": 5e-4,
+            "schedule": "poly",
+        },
+        official={
+            "epochs": 2.5,
+            "batch_size": 1,
+            "optimiser": "sgd",
+            "learning_rate": 0.05,
+            "head_factor": 1.0,
+            "weight_decay": 0.0,
+            "momentum": 5e-4,
+            "schedule": "poly",
+            "power": 0.9,
+        },
+        source={
+            "epochs": "App. A; 10 epochs shared out among four processes whose gradients are not synchronised",
+            "batch_size": "App. A; --batch_size 1 for each of these processes, of which one is saved",
+            "optimiser": "App. A; PolyOptimizer",
+            "learning_rate": "App. A; train_acr.sh",
+            "head_factor": "one group of parameters",
+            "weight_decay": "App. A; not handed on to SGD, whose third argument is its momentum",
+            "momentum": "what is meant as weight decay arrives as SGD's momentum",
+            "schedule": "App. A; PolyOptimizer, step by step",
+            "power": "what PolyOptimizer calls momentum",
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -199,25 +261,39 @@ class Seeds:
 
     classifier: str = upstream("classifiers")
     method: Literal["gradient", "cam", "ts_cam", "grad_cam", "generic", "class_attention"] = "gradient"
-    image_size: int = 384  # pixels a side of a square with the area the photograph is resized to
-    aspect: Literal["keep", "square"] = "keep"
+    # pixels a side of a square with the area the photograph is resized to
+    image_size: int = published(384, official=384, source="infer_cam.py")
+    aspect: Literal["keep", "square"] = published("keep", official="square", source="infer_cam.py squashes to 384 x 384")
     scales: tuple[float, ...] = (1.0,)  # of image_size; maps of several are averaged on the grid of the first
-    layers: int | None = 2  # last layers that the method reads (Fig. 8), null: all; cam reads none
-    rectify: Literal["heads", "mean"] = "heads"  # where negative gradients go: head by head, or from their mean
-    refine: bool = True
-    affinity_layers: tuple[int, ...] | Literal["all"] | None = None  # averaged: 0 is the first, -1 the last; null: as `layers`
+    # last layers that the method reads, null: all; cam reads none
+    layers: int | None = published(2, paper=2, official=2, source="Fig. 8 and its text; --start_layer 10")
+    # where negative gradients go: from each head, or from each layer's mean of heads
+    rectify: Literal["heads", "layers"] = published(
+        "heads", paper="layers", official="heads", source="Sec. 3.3 before Eq. 7, which knows no heads; --getam_func grad"
+    )
+    refine: bool = published(True, paper=True, official=True, source="Eq. 8; --aff True")
+    # averaged: 0 is the first, -1 the last; null: as `layers`
+    affinity_layers: tuple[int, ...] | Literal["all"] | None = published(
+        None, paper=None, official="all", source="Eq. 8 has the layers of Eq. 7; patch_aff sums all twelve"
+    )
     affinity_power: float = 1.0  # of each affinity before its rows are made to sum to one again
-    product: Literal["map_times_affinity", "affinity_times_map"] = "map_times_affinity"
-    flip: bool = True  # sum with the maps of the mirrored photograph
-    align_corners: bool = False  # whether corner cells lie on corner pixels, instead of each cell on its patch
+    product: Literal["map_times_affinity", "affinity_times_map"] = published(
+        "map_times_affinity",
+        paper="map_times_affinity",
+        official="affinity_times_map",
+        source="Eq. 8: M A; matmul(patch_aff, cam): A M",
+    )
+    flip: bool = published(True, official=True, source="infer_cam.py")  # sum with the maps of the mirrored photograph
+    # whether corner cells lie on corner pixels, instead of each cell on its patch
+    align_corners: bool = published(False, official=True, source="interpolate(..., align_corners=True)")
 
 
 @dataclass(frozen=True)
 class ConfidentLabels:
     """Where PSA may learn: background (1 - max)^low is generous, (1 - max)^high strict; a CRF sharpens both."""
 
-    low: float = 1.0
-    high: float = 12.0
+    low: float = published(1.0, official=1.0, source="--out_crf of infer_cam.py; PSA's own are 4 and 32")
+    high: float = published(12.0, official=12.0, source="--out_crf of infer_cam.py; PSA's own are 4 and 32")
     crf: Crf = Crf()
 
 

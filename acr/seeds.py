@@ -27,26 +27,24 @@ from acr.views import HFLIP
 
 
 def gradient_maps(
-    trace: Trace, classes: Sequence[int], layers: int, rectify: Literal["heads", "mean"] = "heads"
+    trace: Trace, classes: Sequence[int], layers: int, rectify: Literal["heads", "layers"] = "heads"
 ) -> Float[Tensor, "K B P"]:
     """Eq. 7: gradients of each class's logit with respect to the class-to-patch attention of the last layers.
 
-    Negative values are removed head by head before heads and layers are averaged, as in the official code, or from the
-    mean; the paper leaves the order open.
+    Negative values are removed head by head before heads and layers are averaged, as in the official code; or from the
+    mean over heads of each layer, as the text before Eq. 7 has it, which knows no heads.
     """
-    return layer_gradients(trace, classes, layers, rectify).mean(0).clamp(min=0)
+    return layer_gradients(trace, classes, layers, rectify).mean(0)
 
 
 def layer_gradients(
-    trace: Trace, classes: Sequence[int], layers: int, rectify: Literal["heads", "mean"]
+    trace: Trace, classes: Sequence[int], layers: int, rectify: Literal["heads", "layers"]
 ) -> Float[Tensor, "L K B P"]:
-    """The terms of Eq. 7's sum, averaged over heads; without negative values of single heads where `rectify` is `heads`."""
-    lowest = 0.0 if rectify == "heads" else -torch.inf
-    rows = [
-        [_row(gradient, trace, index).clamp(min=lowest).mean(1) for gradient in gradients]
-        for index, gradients in _gradients(trace, classes, layers)
-    ]
-    return torch.stack([torch.stack(row) for row in rows], dim=1)
+    """The terms of Eq. 7's sum, averaged over heads: see `gradient_maps`."""
+    reduce = RECTIFIED[rectify]
+    found = _gradients(trace, classes, layers)
+    rows = [torch.stack([reduce(_row(gradient, trace, index)) for gradient in gradients]) for index, gradients in found]
+    return torch.stack(rows, dim=1)
 
 
 def cam_maps(trace: Trace, classes: Sequence[int]) -> Float[Tensor, "K B P"]:
@@ -97,6 +95,12 @@ def class_attention_maps(trace: Trace, classes: Sequence[int], layers: int) -> F
     rows = [[_row(attention, trace, index) for attention in trace.attentions[-layers:]] for index in classes]
     attention = torch.stack([torch.stack(row).mean((0, 2)) for row in rows])
     return attention * cam_maps(trace, classes)
+
+
+RECTIFIED = {
+    "heads": lambda rows: rows.clamp(min=0).mean(1),
+    "layers": lambda rows: rows.mean(1).clamp(min=0),
+}
 
 
 def _gradients(trace: Trace, classes: Sequence[int], layers: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
