@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from acr.classifiers import build_classifier, describe
+from acr.config import canonical
+from acr.datasets.base import read_split
+from acr.datasets.catalogue import fetch_dataset, write_splits
+from acr.models.weights import save_model
+from acr.recipes import Classifier, Textures
 from tests.running import snakemake
 
 
@@ -50,3 +56,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "report: results/micro/report.html" in finished.stdout + finished.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A few scenes of 32 pixels, and a classifier of them that has learnt nothing: `split` and `model`."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = canonical(Textures(root=str(folder / "data"), train_images=4, val_images=2, size=32))
+    fetch_dataset(recipe=data, execution={}, manifest=folder / "source.json")
+    write_splits(recipe=data, execution={"workers": 0}, manifest=folder / "source.json", drawn=None, folder=folder)
+    split, recipe = read_split(folder / "train.csv"), Classifier(backbone="vit_stem8_96", image_size=32)
+    description = describe(recipe, split.classes)
+    torch.manual_seed(0)
+    save_model(folder, build_classifier(description), description)
+    return {"split": str(folder / "train.csv"), "model": str(folder / "model.safetensors")}

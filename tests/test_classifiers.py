@@ -6,18 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.layers import StdConv2d, StdConv2dSame
 from torch.nn import functional
 
 from acr.classifiers import Objective, Sample, measure_classifier, predict_tags, read_classifier, train_classifier, two_views
 from acr.config import canonical
-from acr.consistency import view_consistency
+from acr.consistency import class_map_consistency, view_consistency
 from acr.datasets.base import read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.files import read_json
+from acr.models.mctformer import MctFormer
+from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
 from acr.recipes import Classifier, Execution, Textures, Training
 from acr.shapes import Grid
-from acr.views import HFLIP, resize
+from acr.views import HFLIP, IDENTITY, resize
 
 RECIPE = Classifier(
     backbone="vit_stem8_96",
@@ -42,6 +45,79 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fetch_dataset(recipe=data, execution={}, manifest=folder / "source.json")
     write_splits(recipe=data, execution={"workers": 0}, manifest=folder / "source.json", drawn=None, folder=folder)
     return folder / "train.csv"
+
+
+def test_seam_star_compares_class_maps_of_the_classes_present() -> None:
+    maps = torch.tensor([[[4.0, 2.0, -1.0, 0.0], [1.0, 1.0, 1.0, 1.0]]])
+    other = torch.tensor([[[0.0, -3.0, 1.0, 2.0], [9.0, 0.0, 0.0, 0.0]]])
+    one, two = (Trace(torch.zeros(1, 2), (), each, Grid(1, 4), 1) for each in (maps, other))
+    tags = torch.tensor([[1.0, 0.0]])
+    # (1, .5, 0, 0) against (0, 0, .5, 1) mirrored back
+    assert class_map_consistency(one, two, HFLIP, tags) == pytest.approx(0.0)
+    assert class_map_consistency(one, two, IDENTITY, tags) == pytest.approx((1 + 0.5 + 0.5 + 1) / 4)
+    # both classes: (1, 1, 1, 1) against (0, 0, 0, 1) mirrored back from (1, 0, 0, 0)
+    assert class_map_consistency(one, two, HFLIP, torch.ones(1, 2)) == pytest.approx(0.75 / 2)
+    assert class_map_consistency(one, two, HFLIP, torch.zeros(1, 2)) == 0
+
+
+def test_seam_star_has_its_term_in_place_of_attention_s(model: VitClassifier) -> None:
+    batch = {
+        "image": torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8),
+        "tags": torch.eye(5)[:2],
+        "step": torch.tensor(0),
+    }
+    recipe = replace(RECIPE, activation=0.0, affinity=0.0, class_maps=2.0)
+    terms = Objective(model, recipe)(batch)
+    assert torch.allclose(terms["loss"], terms["classification"] + 2 * terms["class_maps"])
+    assert "class_maps" not in Objective(model, RECIPE)(batch)
+
+
+def test_every_head_learns_the_tags() -> None:
+    torch.manual_seed(0)
+    model, tags = MctFormer("vit_stem8_96", 5, "native").eval(), torch.eye(5)[:2]
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    terms = Objective(model, replace(RECIPE, views=("identity",)))({"image": images, "tags": tags, "step": torch.tensor(0)})
+    trace = model(images.float() / 255)
+    heads = (trace.logits, trace.class_maps.mean(-1))
+    once = sum(functional.multilabel_soft_margin_loss(logits, tags) for logits in heads)
+    assert torch.allclose(terms["classification"], 2 * once, atol=1e-5)
+
+
+def test_tokens_before_the_final_norm_are_those_of_the_last_block() -> None:
+    torch.manual_seed(0)
+    model = VitClassifier("vit_stem8_96", 5, "native", tokens="pre_norm").eval()
+    images, seen = torch.rand(1, 3, 32, 32), []
+    model.network.blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    trace = model(images)
+    assert torch.allclose(trace.logits, model.network.head(seen[0][:, 0]), atol=1e-6)
+    assert torch.allclose(trace.class_maps[0].T, model.network.head(seen[0][0, 1:]), atol=1e-6)
+
+
+def test_a_hybrid_s_convolutions_take_the_recipe_s_epsilon() -> None:
+    model = VitClassifier("vit_small_r26_s32_224", 2, "native", standardisation_epsilon=1e-5)
+    found = [module.eps for module in model.modules() if isinstance(module, StdConv2d | StdConv2dSame)]
+    assert found
+    assert set(found) == {1e-5}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "reason"),
+    [
+        ("resnet10t", "which is no vision transformer with a class token"),
+        ("vit_base_patch16_siglip_224", "which is no vision transformer with a class token"),
+        ("vit_small_patch16_36x1_224", None),
+        ("vit_relpos_small_patch16_224", "which"),
+        ("beit_base_patch16_224", "which is no vision transformer"),
+        ("swin_tiny_patch4_window7_224", "which is no vision transformer"),
+        ("deit_tiny_patch16_225", "which timm does not know"),
+    ],
+)
+def test_any_vit_by_name_or_a_clear_sentence(backbone: str, reason: str | None) -> None:
+    if reason is None:
+        assert VitClassifier(backbone, 2, "native").class_tokens == 1
+    else:
+        with pytest.raises(ValueError, match=rf"^backbone is '{backbone}', {reason}[^\n]*$"):
+            VitClassifier(backbone, 2, "native")
 
 
 def test_one_forward_pass_of_both_views_equals_two(model: VitClassifier) -> None:

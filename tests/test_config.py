@@ -5,12 +5,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
 from acr import recipes
 from acr.config import canonical, check, load
 from acr.recipes import Classifier, Crf, Predictions, Training
 
 CONFIGS = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
+OVER = {"ablations": (), "ablations-textures": ("ablations",), "paper": (), "official": ()}  # what is laid under an overlay
+OVERLAYS = [path for path in CONFIGS if path.stem in OVER]
+PRESETS = [path for path in CONFIGS if path.stem not in OVER]
 BASE = {
     "dataset": "toy",
     "datasets": {"toy": {"kind": "textures", "size": 32}},
@@ -171,10 +175,33 @@ def test_the_defaults_are_the_papers() -> None:
     assert Predictions(segmenter="any").crf == Crf(10, 1.0, 3.0, 67.0, 3.0, 4.0)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     plan = check(yaml.safe_load(path.read_text()))
     assert plan.recipes["predictions"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_overlay_is_valid_over_every_preset(path: Path, overlay: Path) -> None:
+    configuration = yaml.safe_load(path.read_text())
+    for name in OVER.get(overlay.stem, ()):
+        update_config(configuration, yaml.safe_load(path.with_name(f"{name}.yaml").read_text()))
+    before = check(configuration)
+    update_config(configuration, yaml.safe_load(overlay.read_text()))
+    plan = check(configuration)
+    assert plan.recipes != before.recipes
+    # an overlay of the method reaches what the preset makes without refinement as well
+    if overlay.stem == "official" and path.stem != "config":
+        assert plan.recipe("seeds", "acr_star").aspect == "square"
+
+
+def test_several_recipes_under_a_key_are_each_looked_up() -> None:
+    rows = [{"name": "ACR", "seeds": ["acr", "acr_"]}]
+    with pytest.raises(ValueError, match=r"tables\.t\.rows\[0\]\.seeds is 'acr_', which `seeds` does not define; did you mean"):
+        check(changed("tables.t", {"rows": rows}))
+    rows[0]["seeds"] = ["acr", "acr"]
+    assert check(changed("tables.t", {"rows": rows})).recipe("tables", "t").rows[0].recipes("seeds") == ("acr", "acr")
 
 
 def test_the_views_named_here_are_those_that_exist() -> None:

@@ -1,5 +1,7 @@
 """Seeds: equations 7 and 8 against results found on paper, and against finite differences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,20 @@ from acr.images import upsample
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
 from acr.recipes import Seeds
-from acr.seeds import PRODUCTS, gradient_maps, input_size, localise, mean_affinity, normalise, sharpen
+from acr.seeds import (
+    METHODS,
+    PRODUCTS,
+    fuse,
+    gradient_maps,
+    input_size,
+    localise,
+    localise_photograph,
+    mean_affinity,
+    normalise,
+    sharpen,
+    with_corners,
+    with_depth,
+)
 from acr.shapes import Grid
 
 RECIPE = Seeds(classifier="any", image_size=32)
@@ -117,6 +132,70 @@ def test_the_graph_that_begins_at_the_first_used_layer_gives_the_same_maps(small
     short = gradient_maps(small(images, differentiate_from=9), (0, 2), 3)
     whole = gradient_maps(small(images, differentiate_from=0), (0, 2), 3)
     assert torch.allclose(short, whole, atol=1e-14, rtol=1e-12)
+
+
+def test_negative_values_may_be_removed_layer_by_layer() -> None:
+    first, second = (torch.full((1, 2, 2, 2), 0.5, requires_grad=True) for _ in range(2))
+    # heads 3 and -1 in the first layer, -4 and 2 in the second: means 1 and -1
+    logits = (first[:, 0, 0, 1] * 3 - first[:, 1, 0, 1] - second[:, 0, 0, 1] * 4 + second[:, 1, 0, 1] * 2)[:, None]
+    trace = Trace(logits, (first, second), torch.zeros(1, 1, 1), Grid(1, 1), 1)
+    assert gradient_maps(trace, (0,), 2, "layers").tolist() == [[[0.5]]]
+    assert gradient_maps(trace, (0,), 2, "heads").tolist() == [[[1.25]]]
+
+
+def test_one_scale_is_the_photograph_itself_and_two_are_averaged(small: VitClassifier) -> None:
+    photograph = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    recipe = Seeds(classifier="any", image_size=64, layers=2)
+    model = small.float()
+    single = localise_photograph(model, photograph, (1,), replace(recipe, scales=(1.0,)))
+    twice = localise_photograph(model, photograph, (1,), replace(recipe, scales=(1.0, 1.0)))
+    assert np.allclose(single.astype(np.float32), twice.astype(np.float32), atol=1e-3)
+    other = localise_photograph(model, photograph, (1,), replace(recipe, scales=(1.0, 0.5)))
+    assert other.shape == single.shape
+    assert np.abs(other.astype(np.float32) - single.astype(np.float32)).max() > 0.01
+    small.double()
+
+
+def test_maps_of_two_scales_by_hand() -> None:
+    maps = fuse([torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[1.0]]])])
+    # (0 + 1) / 2 and (1 + 1) / 2, from 0 to 1
+    assert maps.tolist() == [[[0.0, 1.0]]]
+    maps = fuse([torch.tensor([[[0.0, 1.0, 0.5]]]), torch.tensor([[[1.0, 0.0, 0.0]]])])
+    assert torch.allclose(maps, torch.tensor([[[1.0, 1.0, 0.0]]]))
+
+
+def test_corners_lie_on_the_corners_of_the_image() -> None:
+    maps = torch.rand(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    official = torch.nn.functional.interpolate(maps[None], (100, 150), mode="bilinear", align_corners=True)[0].numpy()
+    ours = upsample(with_corners(maps).numpy(), 100, 150)
+    usual = upsample(maps.numpy(), 100, 150)
+    assert np.abs(ours - official).mean() < 0.01
+    assert np.abs(ours - official).max() < 0.13
+    assert np.abs(usual - official).max() > 0.25
+    # a slope is a slope, up to the last cells: half of one there is beyond the outermost centre
+    slope = torch.linspace(0, 1, 5).expand(1, 3, 5)
+    expected = np.clip(np.linspace(0, 1, 100), 1 / 40, 1 - 1 / 40)
+    assert np.allclose(upsample(with_corners(slope).numpy(), 30, 100)[0, 0], expected, atol=6e-3)
+
+
+def test_layers_that_the_network_lacks_are_refused(small: VitClassifier) -> None:
+    recipe = Seeds(classifier="any", layers=None, affinity_layers="all")
+    assert (with_depth(recipe, small).layers, with_depth(recipe, small).affinity_layers) == (12, tuple(range(12)))
+    with pytest.raises(ValueError, match=r"^layers is 13, but the classifier has 12; give at most as many, or null for all$"):
+        with_depth(replace(recipe, layers=13), small)
+    with pytest.raises(ValueError, match=r"^affinity_layers names 12, but the classifier's last layer is 11; name layers"):
+        with_depth(replace(recipe, affinity_layers=(0, 12)), small)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_gives_mirrored_maps_for_a_mirrored_image(small: VitClassifier, method: str) -> None:
+    image = torch.rand(3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    recipe = Seeds(classifier="any", method=method, layers=3, refine=False)
+    maps, mirrored = localise(small, image, (1, 2), recipe), localise(small, image.flip(-1), (1, 2), recipe)
+    assert torch.allclose(maps.flip(-1), mirrored, atol=1e-9)
+    assert not maps.requires_grad
+    assert (maps.amin((1, 2)) == 0).all()
+    assert set(maps.amax((1, 2)).tolist()) <= {0.0, 1.0}
 
 
 @pytest.mark.parametrize("refine", [False, True])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from acr import views
 from acr.shapes import Grid
-from acr.views import FIXED, HFLIP, IDENTITY, ROT90, VFLIP, VIEWS, View, compose, draw, hide, resize, restore
+from acr.views import FIXED, HFLIP, IDENTITY, ROT90, VFLIP, VIEWS, View, compose, draw, hide, moved, resize, restore
 
 PERMUTATIONS = [view for view in FIXED if view.name != "grey"] + [compose(HFLIP, VFLIP), compose(ROT90, HFLIP)]
 GRIDS = [Grid(4, 4), Grid(3, 5), Grid(1, 6)]
@@ -132,3 +132,29 @@ def test_draw_chooses_each_name() -> None:
     rng = np.random.default_rng(0)
     names = [draw(("hflip", "vflip"), rng, Grid(2, 2)).name for _ in range(200)]
     assert 70 < names.count("hflip") < 130
+
+
+def test_what_a_later_view_hides_is_named_in_the_image() -> None:
+    visible = torch.tensor([[True, False], [True, True], [True, True]])
+    turned_then_hidden = compose(ROT90, hide(visible))
+    # counter-clockwise: the upper right of the turned image was the lower right, of a grid of 2 x 3
+    assert turned_then_hidden.visible.tolist() == ROT90.inverse(visible).tolist()
+    both = compose(hide(torch.tensor([[False, True, True], [True, True, True]])), turned_then_hidden)
+    assert (~both.visible).sum() == 2
+    assert not both.visible[0, 0]
+    halved = compose(resize(Grid(1, 1), Grid(2, 2)), hide(torch.tensor([[False]])))
+    assert halved.visible.tolist() == [[False, False], [False, False]]
+
+
+@pytest.mark.parametrize("name", ["rot90+hide", "hide+rot90", "resize+hflip+hide", "transpose+resize", "rotation+hide+grey"])
+def test_any_composition_by_name_fits_rectangular_grids(name: str) -> None:
+    for state in range(5):
+        grid = Grid(3, 5)
+        view = draw((name,), np.random.default_rng(state), grid)
+        images = torch.rand(2, 3, 24, 40)
+        target = moved(view, grid)
+        viewed = view.forward(images)
+        assert viewed.shape[-2:] == (8 * target.height, 8 * target.width)
+        assert view.inverse(torch.rand(*target)).shape == grid
+        if view.visible is not None:
+            assert view.visible.shape == grid

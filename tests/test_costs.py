@@ -1,0 +1,47 @@
+"""Table 9's figures: measured, plausible, and of the network that the recipe names."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from acr.costs import measure_cost, peak_memory
+from acr.files import read_json
+from acr.recipes import Classifier, Cost, Seeds, Training
+
+
+def test_memory_that_a_block_needed_is_seen() -> None:
+    with peak_memory(torch.device("cpu")) as peak:
+        held = torch.ones(3 * 2**26)  # 768 MiB, more than the process has held so far
+        assert float(held[-1]) == 1
+    with peak_memory(torch.device("cpu")) as nothing:
+        pass
+    assert 700 < peak["mib"] < 1500
+    del held
+    assert nothing["mib"] < 1500
+
+
+@pytest.mark.parametrize(("backbone", "size"), [(None, None), ("deit_tiny_patch16_224", 64)])
+def test_costs_are_written_of_the_network_that_is_named(trained: dict, tmp_path: Path, backbone, size) -> None:
+    recipe = {
+        "cost": asdict(Cost(seeds="acr", steps=1, images=2, backbone=backbone, image_size=size)),
+        "seeds": asdict(Seeds(classifier="acr", image_size=32)),
+        "classifier": asdict(Classifier(backbone="vit_stem8_96", image_size=32, training=Training(batch_size=4))),
+    }
+    output = tmp_path / "cost.json"
+    measure_cost(
+        split=trained["split"],
+        recipe=json.dumps(recipe),
+        execution={"device": "cpu"},
+        dataset="toy",
+        name="acr",
+        output=str(output),
+    )
+    content = read_json(output)
+    assert (content["stage"], content["recipe"], content["device"], content["images"]) == ("costs", "acr", "cpu", 2)
+    assert content["backbone"] == (backbone or "vit_stem8_96")
+    assert content["resolution"] == (size or 32)
+    assert 0.1 < content["images_per_second"] < 1000
+    assert 0 <= content["training_memory_mb"] < 2000

@@ -1,0 +1,101 @@
+"""MCTformer: what one token a class changes, and what it leaves as it was."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from acr.consistency import view_consistency
+from acr.models.mctformer import MctFormer
+from acr.models.trace import activation
+from acr.models.vit import VitClassifier
+from acr.models.weights import load_weights
+from acr.seeds import class_attention_maps, gradient_maps
+from acr.shapes import Grid
+from acr.views import HFLIP
+
+CLASSES = 3
+
+
+@pytest.fixture(scope="module")
+def model() -> MctFormer:
+    torch.manual_seed(0)
+    return MctFormer("vit_stem8_96", CLASSES, "native").double().eval()
+
+
+def test_a_trace_has_one_token_a_class_and_trained_class_maps(model: MctFormer) -> None:
+    trace = model(torch.rand(2, 3, 32, 48, dtype=torch.float64))
+    assert (trace.grid, trace.special, trace.class_tokens) == (Grid(4, 6), CLASSES, CLASSES)
+    assert trace.attentions[0].shape[-1] == CLASSES + 24
+    assert trace.heads[0] is trace.logits
+    assert torch.equal(trace.heads[1], trace.class_maps.mean(-1))
+
+
+def test_logits_are_the_means_of_class_tokens_and_maps_a_convolution(model: MctFormer) -> None:
+    tokens = torch.arange(2.0 * (CLASSES + 6) * 128, dtype=torch.float64).view(2, CLASSES + 6, 128) / 1000
+    logits, maps = model.read(tokens, Grid(2, 3))
+    assert torch.allclose(logits, tokens[:, :CLASSES].mean(-1))
+    # the cell of the first row and second column, from its 3x3 neighbourhood, outside which there is nothing
+    weight, bias = model.network.head.weight, model.network.head.bias
+    by_hand = bias.clone().expand(2, -1).clone()
+    for row in (0, 1):
+        for column in (0, 1, 2):
+            by_hand += tokens[:, CLASSES + 3 * row + column] @ weight[:, :, row + 1, column].T
+    assert torch.allclose(maps[:, :, 1], by_hand)
+
+
+def test_pretrained_tokens_are_repeated(tmp_path) -> None:
+    torch.manual_seed(1)
+    plain = VitClassifier("vit_stem8_96", 7, "native")
+    with torch.no_grad():
+        plain.network.cls_token.normal_()
+        plain.network.pos_embed.normal_()
+    save_file(plain.network.state_dict(), tmp_path / "plain.safetensors")
+    wide = MctFormer("vit_stem8_96", CLASSES, "native")
+    load_weights(wide.network, tmp_path / "plain.safetensors", optional=("head",), fit=wide.fitted)
+    for token in range(CLASSES):
+        assert torch.equal(wide.network.cls_token[:, token], plain.network.cls_token[:, 0])
+        assert torch.equal(wide.network.pos_embed[:, token], plain.network.pos_embed[:, 0])
+    assert torch.equal(wide.network.pos_embed[:, CLASSES:], plain.network.pos_embed[:, 1:])
+
+
+def test_with_one_class_the_tokens_of_a_vit_go_through_unchanged() -> None:
+    torch.manual_seed(2)
+    plain = VitClassifier("vit_stem8_96", 1, "native").eval()
+    one = MctFormer("vit_stem8_96", 1, "native").eval()
+    state = {name: value for name, value in plain.network.state_dict().items() if not name.startswith("head")}
+    one.network.load_state_dict({**one.network.state_dict(), **one.fitted(state)})
+    images = torch.rand(1, 3, 32, 32)
+    for own, other in zip(one(images).attentions, plain(images).attentions, strict=True):
+        assert torch.equal(own, other)
+
+
+def test_activation_is_the_mean_of_the_class_tokens_rows() -> None:
+    attention = torch.tensor([[0.1, 0.1, 0.2, 0.6], [0.3, 0.1, 0.4, 0.2], [0.0] * 4, [0.0] * 4])
+    assert torch.allclose(activation(attention, 2, 2), torch.tensor([0.3, 0.4]))
+    assert torch.allclose(activation(attention, 2), torch.tensor([0.2, 0.6]))
+
+
+def test_a_mirrored_image_agrees_after_restoring(model: MctFormer) -> None:
+    """Not zero: patches are mirrored inside as well; but less than without restoring, on a network that tells them apart."""
+    images = torch.rand(2, 3, 32, 48, dtype=torch.float64)
+    trace = model(images)
+    same = view_consistency(trace, trace, HFLIP)
+    assert same.activation > 0
+    restored = trace.attentions[0].mean(1)
+    assert torch.equal(activation(restored, CLASSES, CLASSES), trace.activation()[0])
+
+
+def test_the_maps_of_a_class_are_read_from_its_own_token(model: MctFormer) -> None:
+    trace = model(torch.rand(1, 3, 32, 32, dtype=torch.float64).requires_grad_())
+    maps = class_attention_maps(trace, (2,), 2)[0, 0]
+    row = torch.stack([attention[0, :, 2, CLASSES:] for attention in trace.attentions[-2:]]).mean((0, 1))
+    assert torch.allclose(maps, row * trace.class_maps[0, 2].clamp(min=0))
+    gradients = torch.autograd.grad(trace.logits[0, 1], trace.attentions[-1:], retain_graph=True)[0]
+    assert torch.allclose(gradient_maps(trace, (1,), 1)[0, 0], gradients[0, :, 1, CLASSES:].clamp(min=0).mean(0))
+
+
+def test_a_backbone_with_more_special_tokens_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^backbone is 'deit_tiny_distilled_patch16_224', whose class token cannot be repeated"
+    ):
+        MctFormer("deit_tiny_distilled_patch16_224", CLASSES, "native")
