@@ -178,6 +178,16 @@ def chosen(split: Split, count: int) -> list[Record]:
     return [split.records[index] for index in sorted(order)]
 
 
+CURVES = 8  # that can be told apart in one plot
+
+
+def best_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The metrics of seeds that have a curve, in their order; of many those of the highest mIoU."""
+    curves = [content for content in metrics if content["curve"] is not None]
+    best = sorted(curves, key=lambda content: -content["miou"])[:CURVES]
+    return [content for content in curves if content in best]
+
+
 def plot_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """The mIoU of seeds against the background threshold, one line a metrics file; a star at the best, a ring at the fixed."""
     with mpl.rc_context(STYLE):
@@ -297,7 +307,7 @@ def write_figures(
     for split in (read_split(train), read_split(val)):
         for record in tqdm(chosen(split, SHEETS), desc=f"sheets of {split.name}", disable=None):
             write_image(Path(folder) / split.name / f"{record.image_id}.png", sheet(panels(record, sources)))
-    curves = [content for content in contents if content["curve"] is not None]
+    curves = best_curves(contents)
     if curves:
         _write_plot(plot_curves(curves), Path(folder) / "threshold_curves.png")
 

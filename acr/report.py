@@ -18,7 +18,18 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from acr.datasets.base import Record, Skipped, Split, read_skipped, read_split
-from acr.figures import Sources, chosen, panels, plot_classes, plot_curves, plot_losses, sources_of, svg
+from acr.figures import (
+    Sources,
+    best_curves,
+    chosen,
+    panels,
+    plot_classes,
+    plot_curves,
+    plot_layers,
+    plot_losses,
+    sources_of,
+    svg,
+)
 from acr.files import atomic, read_json
 from acr.images import palette, read_mask
 from acr.measures import confusion
@@ -223,13 +234,15 @@ def _pictures(train: Split, val: Split, sources: Sources, ranking: Sequence[tupl
     ]
 
 
-def _plots(metrics: Metrics, histories: Mapping[str, pd.DataFrame]) -> list[str]:
-    curves = [content for content in metrics if content["stage"] == "seeds" and content["curve"] is not None]
+def _plots(metrics: Metrics, sweeps: Metrics, histories: Mapping[str, pd.DataFrame]) -> list[str]:
+    curves = best_curves(metrics)
+    layers = [sweep for sweep in sweeps if sweep["images"]]
     compared = [best_of(metrics, stage) for stage in STAGES[1:]]
     classes = [content for content in compared if content is not None and content["iou"] is not None]
     losses = [figure_html(plot_losses(name, history)) for name, history in histories.items() if len(history)]
     return [
         section("Seeds against the background threshold", [CURVES, figure_html(plot_curves(curves))] if curves else []),
+        section("Seeds against the first layer used", [figure_html(plot_layers(sweep)) for sweep in layers]),
         section("Classes", [figure_html(plot_classes(classes))] if classes else []),
         section("Training", losses),
     ]
@@ -249,6 +262,7 @@ def write_report(
     pseudo_labels: Sequence[str | Path],
     predictions: Sequence[str | Path],
     histories: Sequence[str | Path],
+    sweeps: Sequence[str | Path],
     tables: Sequence[str | Path],
     report: str | Path,
     summary: str | Path,
@@ -265,6 +279,7 @@ def write_report(
         pseudo_labels: folders .../{recipe}.
         predictions: folders .../{recipe}/{split}.
         histories: paths .../{stage}/{recipe}/history.csv; provenance.json beside them is shown.
+        sweeps: the metrics files of sweeps over layers.
         tables: Markdown files of `acr.tables`.
         report: the HTML page.
         summary: the text.
@@ -280,7 +295,7 @@ def write_report(
     sections = [
         section("Tables", [markdown_html(Path(path).read_text(encoding="utf-8")) for path in shown]),
         *_pictures(*splits, sources, ranked(splits[1], folder) if folder else []),
-        *_plots(contents, {name: pd.read_csv(path) for name, path in runs.items()}),
+        *_plots(contents, [read_json(path) for path in sweeps], {name: pd.read_csv(path) for name, path in runs.items()}),
         section("Provenance", _provenance(contents, runs)),
     ]
     page = PAGE.substitute(

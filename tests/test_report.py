@@ -147,6 +147,7 @@ def write(folder, **other):
         "pseudo_labels": sorted(folder.glob("pseudo_labels/*")),
         "predictions": sorted(folder.glob("predictions/*/val")),
         "histories": sorted(folder.glob("*/*/history.csv")),
+        "sweeps": [],
         "tables": sorted(folder.glob("tables/*.md")),
         **other,
     }

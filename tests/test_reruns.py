@@ -29,8 +29,12 @@ CHANGED = {
     "pseudo_labels": ("acr", {"pseudo_label_shard", "pseudo_labels", "measure_pseudo_labels"}),
     "segmenters": ("deeplab", {"segmenter"}),
     "predictions": ("deeplab_crf", {"prediction_shard", "predictions", "measure_predictions"}),
+    "layer_sweeps": ("figure_8", {"layer_sweep_shard", "layer_sweep", "measure_layer_sweep", "layer_figure"}),
+    "costs": ("here", {"measure_cost"}),
     "tables": ("table_2", {"table"}),
 }
+# rules whose own recipe holds those of other sections: what a sweep is made of, and what a cost is the cost of
+HELD = {"seeds": {*CHANGED["layer_sweeps"][1], "measure_cost"}, "classifiers": {"measure_cost"}}
 # values of keys that a rule of type cannot make up
 VALUES = {
     "datasets.root": "data/other",
@@ -44,8 +48,14 @@ VALUES = {
     "classifiers.long_side": [0.5, 1.0],
     "classifiers.augmentations": ["vflip"],
     "classifiers.views": ["vflip"],
+    "classifiers.standardisation_epsilon": 1e-5,
     "seeds.classifier": "untrained",
     "seeds.affinity_layers": [0],
+    "seeds.scales": [0.5],
+    "layer_sweeps.seeds": "acr",
+    "costs.seeds": "acr",
+    "costs.backbone": "test_vit",
+    "costs.image_size": 32,
     "affinities.seeds": "acr",
     "affinities.backbone": "resnet18",
     "affinities.weights": "net",
@@ -112,6 +122,11 @@ def finished(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     shutil.copytree(run, folder, dirs_exist_ok=True)
     configuration = yaml.safe_load(MICRO.read_text())
+    configuration["layer_sweeps"] = {"figure_8": {"seeds": "acr_star"}}
+    configuration["costs"] = {"here": {"seeds": "acr_star", "steps": 1, "images": 1}}
+    configuration["tables"]["table_9"] = {"rows": [{"name": "ACR", "cost": "here"}]}
+    made = snakemake(folder, "--", "figure_8", "table_9", config=[write(folder / "more.yaml", configuration)])
+    assert made.returncode == 0, made.stdout + made.stderr
     configuration["weights"] = {"net": {"model": "resnet10t", "file": "net.safetensors"}}
     configuration["segmenters"]["deeplab"]["weights"] = "net"
     # targets of changed references
@@ -216,6 +231,10 @@ def expected_after(graph: dict[Job, Planned], section: str, key: str) -> set[Job
     if section == "affinities" and key.split(".")[0] not in ("seeds", "labels"):
         rules = {"affinity"}  # confident labels are made of these two alone
     roots = {job for job in graph if job.rule in rules and job.recipe in ("", name)}
+    if key != "layers":  # a sweep has them all
+        roots |= {job for job in graph if job.rule in HELD.get(section, ())}
+    elif section == "seeds":
+        roots |= {job for job in graph if job.rule == "measure_cost"}
     if section == "weights" and key in ("normalisation", "options"):
         roots |= {job for job in graph if job.rule == "segmenter"}  # what starts from weights is built as they require
     return downstream(graph, roots)

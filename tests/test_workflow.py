@@ -53,8 +53,9 @@ def test_nothing_unfinished_is_left(run: Path) -> None:
 def test_every_artefact_says_what_made_it(run: Path) -> None:
     found = {str(path.relative_to(run)): read_json(path) for path in run.rglob(f"*{PROVENANCE}")}
     made = re.findall(r'provenance="?(?!temp)', "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk")))
-    # one a rule, but for the five kinds of shards; true masks and VOC's test are not made of generated scenes
-    assert len(made) == 17 + 3
+    # one a rule, but for the six kinds of shards; true masks and VOC's test are not made of generated scenes, and there is
+    # no sweep over layers, its measurement and figure, and no cost
+    assert len(made) == 17 + 3 + 4
     assert len(found) == 25
     for content in found.values():
         assert set(content) == KEYS_OF_PROVENANCE

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from snakemake.exceptions import WorkflowError
 
@@ -161,21 +161,21 @@ def folders(files):
     return [str(Path(file).parent) for file in files]
 
 
-def seeds_of(section):
-    """A params function: the canonical seeds recipe that the wildcard's recipe names; there is nothing else to it."""
-
-    def text(wildcards):
-        return canonical(PLAN.recipe("seeds", PLAN.recipe(section, wildcards.recipe).seeds))
-
-    return text
+def swept(wildcards):
+    """The seeds recipe of a sweep over layers, which has no number of them."""
+    return replace(PLAN.recipe("seeds", PLAN.recipe("layer_sweeps", wildcards.recipe).seeds), layers=None)
 
 
-def swept(path):
+def sweep_recipe(wildcards):
+    """All that decides a sweep over layers."""
+    return canonical(swept(wildcards))
+
+
+def sweep_upstream(path):
     """An input function: the file of the classifier whose seeds a sweep is made of."""
 
     def file(wildcards):
-        seeds = PLAN.recipe("seeds", PLAN.recipe("layer_sweeps", wildcards.recipe).seeds)
-        return path.format(dataset=wildcards.dataset, name=seeds.classifier)
+        return path.format(dataset=wildcards.dataset, name=swept(wildcards).classifier)
 
     return file
 

@@ -5,9 +5,9 @@ rule layer_sweep_shard:
     input:
         split=ancient(split("train")),
         split_made=SPLITS_MADE,
-        model=ancient(swept("results/{dataset}/classifiers/{name}/model.safetensors")),
-        model_made=swept("results/{dataset}/classifiers/{name}/provenance.json"),
-        description=swept("results/{dataset}/classifiers/{name}/model.json"),
+        model=ancient(sweep_upstream("results/{dataset}/classifiers/{name}/model.safetensors")),
+        model_made=sweep_upstream("results/{dataset}/classifiers/{name}/provenance.json"),
+        description=sweep_upstream("results/{dataset}/classifiers/{name}/model.json"),
     output:
         maps=temp("results/{dataset}/layer_sweeps/{recipe}/shards/{shard}.npz"),
         provenance=temp("results/{dataset}/layer_sweeps/{recipe}/shards/{shard}.json"),
@@ -23,7 +23,7 @@ rule layer_sweep_shard:
         mem_mb=growing(8000),
         runtime=growing(240),
     params:
-        recipe=seeds_of("layer_sweeps"),
+        recipe=sweep_recipe,
         code=code("make_layer_sweep.py"),
     script:
         "../scripts/make_layer_sweep.py"
@@ -48,7 +48,7 @@ rule layer_sweep:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        recipe=seeds_of("layer_sweeps"),
+        recipe=sweep_recipe,
         code=code("merge_arrays.py"),
     script:
         "../scripts/merge_arrays.py"

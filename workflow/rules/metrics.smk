@@ -67,7 +67,7 @@ rule measure_layer_sweep:
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
-        recipe=seeds_of("layer_sweeps"),
+        recipe=sweep_recipe,
         code=code("measure_layer_sweep.py"),
     script:
         "../scripts/measure_layer_sweep.py"

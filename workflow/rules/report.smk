@@ -32,6 +32,7 @@ rule report:
             for file in made(section, f"results/{{dataset}}/{section}/{{name}}/history.csv")
         ],
         skipped=RESULTS / "splits" / "skipped.csv",
+        sweeps=measured("layer_sweeps", sorted(PLAN.recipes["layer_sweeps"])),
         tables=made("tables", "results/{dataset}/tables/{name}.md"),
     output:
         report=RESULTS / "report.html",

@@ -33,7 +33,7 @@ rule layer_figure:
     conda:
         "../../environment.yml"
     params:
-        recipe=seeds_of("layer_sweeps"),
+        recipe=sweep_recipe,
         code=code("write_layer_figure.py"),
     script:
         "../scripts/write_layer_figure.py"

@@ -14,6 +14,7 @@ with job(snakemake):
         pseudo_labels=snakemake.params.pseudo_labels,
         predictions=snakemake.params.predictions,
         histories=snakemake.input.histories,
+        sweeps=snakemake.input.sweeps,
         tables=snakemake.input.tables,
         report=snakemake.output.report,
         summary=snakemake.output.summary,
