@@ -17,7 +17,7 @@ from acr.shapes import Grid
 
 METHODS: dict[str, Callable[[Trace, Sequence[int], int], Tensor]] = {
     "gradient": gradient_maps,
-    "gradient of means": partial(gradient_maps, rectify="mean"),
+    "gradient of means": partial(gradient_maps, rectify="layers"),
     "cam": lambda trace, classes, layers: cam_maps(trace, classes),
     "ts_cam": ts_cam_maps,
     "grad_cam": grad_cam_maps,
@@ -63,8 +63,8 @@ def by_hand() -> Trace:
         # the other class: (0, 2), (3, 1) and (0, 0), (3, 0), with means (1.5, 1.5), (1.5, 0)
         ("gradient", 2, [1.25, 1.0], [1.5, 0.75]),
         ("gradient", 1, [0.5, 2.0], [1.5, 0.0]),
-        # the means of the heads are (0.5, -1.5) and (-1, 2), of these (-0.25, 0.25)
-        ("gradient of means", 2, [0.0, 0.25], [0.25, 0.0]),
+        # the means of the heads are (0.5, -1.5) and (-1, 2): each layer loses its negatives, then the mean of the two
+        ("gradient of means", 2, [0.25, 1.0], [0.5, 0.75]),
         ("gradient of means", 1, [0.0, 2.0], [1.0, 0.0]),
         ("cam", 2, [2.0, 0.0], [0.0, 8.0]),
         # mean attention of layer 1: (0.3125, 0.375), of layer 2: (0.5, 0.25), of both: (0.40625, 0.3125)
@@ -232,14 +232,14 @@ def test_grad_cam_of_one_head_and_a_constant_gradient_is_attention(state: int, g
 @given(st.integers(0, 999))
 def test_where_negatives_are_removed_is_no_matter_for_one_head_of_one_layer(state: int) -> None:
     trace = random_trace(state, layers=1, heads=1)
-    assert torch.equal(gradient_maps(trace, (0, 1, 2), 1), gradient_maps(trace, (0, 1, 2), 1, rectify="mean"))
+    assert torch.equal(gradient_maps(trace, (0, 1, 2), 1), gradient_maps(trace, (0, 1, 2), 1, rectify="layers"))
 
 
 @given(st.integers(0, 999), st.integers(1, 3))
 def test_removing_negatives_late_never_leaves_more(state: int, layers: int) -> None:
     """The mean of what is positive is at least what is positive of the mean."""
     trace = random_trace(state, layers=3, heads=4)
-    early, late = (gradient_maps(trace, (0, 1), layers, rectify=rectify) for rectify in ("heads", "mean"))
+    early, late = (gradient_maps(trace, (0, 1), layers, rectify=rectify) for rectify in ("heads", "layers"))
     assert (late <= early + 1e-12).all()
 
 
