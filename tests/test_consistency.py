@@ -53,6 +53,16 @@ def test_an_attention_and_its_flip_agree_after_restoring() -> None:
     assert float(unrestored.activation) == pytest.approx(0.2, abs=1e-12)
 
 
+@pytest.mark.parametrize("distance", ["l1", "l2", "smooth_l1"])
+def test_two_equal_views_cost_nothing_and_teach_nothing(distance: str) -> None:
+    attention = torch.stack([ONE, TWO], 1).requires_grad_()
+    trace = Trace(torch.zeros(1, 1), (attention, attention.flip(1) ** 2), torch.zeros(1, 3, 1), Grid(1, 2), 1)
+    terms = view_consistency(trace, trace, IDENTITY, distance)
+    assert [term.item() for term in terms] == [0, 0]
+    (gradient,) = torch.autograd.grad(terms.activation + terms.affinity, attention)
+    assert not gradient.any()
+
+
 def test_heads_are_averaged_before_they_are_compared() -> None:
     """Two heads that swap between the views agree on average: the paper compares the mean."""
     heads = torch.stack([ONE[0], TWO[0]])[None]

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from acr.measures import (
     BINS,
@@ -40,6 +42,24 @@ def test_iou_and_rates_by_hand():
 def test_confusions_add():
     assert (Confusion(COUNTS) + Confusion(COUNTS)).counts.tolist() == (2 * COUNTS).tolist()
     assert (Confusion(COUNTS) + Confusion(COUNTS)).miou() == Confusion(COUNTS).miou()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data(), st.integers(2, 6))
+def test_the_iou_of_several_images_is_that_of_torchmetrics(data, classes):
+    """Of the totals over images, not a mean over them; an absent class is left out of the mean, where none is 0 there."""
+    value = st.integers(0, classes - 1)
+    each, mean = (MulticlassJaccardIndex(classes, average, ignore_index=255) for average in ("none", "macro"))
+    total = Confusion(np.zeros((classes, classes), np.int64))
+    for size in data.draw(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=4)):
+        truth = data.draw(arrays(np.uint8, size, elements=st.one_of(value, st.just(255))))
+        prediction = data.draw(arrays(np.uint8, size, elements=value))
+        total += confusion(truth, prediction, classes)
+        for metric in (each, mean):
+            metric.update(torch.from_numpy(prediction).long()[None], torch.from_numpy(truth).long()[None])
+    # single precision there
+    np.testing.assert_allclose(np.nan_to_num(total.iou()), each.compute().numpy(), rtol=0, atol=1e-6)
+    assert total.miou() == pytest.approx(100 * mean.compute().item(), abs=1e-4, nan_ok=True)
 
 
 def test_nothing_seen_is_not_a_number():

@@ -106,25 +106,29 @@ def small() -> VitClassifier:
     return model
 
 
-def test_gradients_equal_finite_differences(small: VitClassifier) -> None:
-    """Eq. 7's gradient is total: what an earlier attention changes in later ones counts."""
+def test_equation_7_equals_finite_differences(small: VitClassifier) -> None:
+    """Every head and patch of two layers; the gradient is total: what an earlier attention changes in later ones counts."""
     images = torch.rand(1, 3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     trace = small(images, differentiate_from=10)
-    (gradient,) = torch.autograd.grad(trace.logits[:, 2].sum(), trace.attentions[10:11])
-    for head, patch in [(0, 1), (2, 6)]:
-        change = torch.zeros_like(gradient)
-        change[0, head, 0, patch] = 1e-5
-        layer = small.network.blocks[10].attn.attn_drop
+    heads, patches, step = 3, 6, 1e-5
+    # one copy of the image for each entry of the class-to-patch attention, shifted in that entry
+    shifts = torch.zeros(heads * patches, heads, 7, 7, dtype=torch.float64)
+    shifts[:, :, 0, 1:] = step * torch.eye(heads * patches, dtype=torch.float64).view(-1, heads, patches)
 
-        def shifted(sign: int, layer: torch.nn.Module = layer, change: torch.Tensor = change) -> float:
-            handle = layer.register_forward_hook(lambda module, inputs, output: output + sign * change)
-            with torch.no_grad():
-                logit = float(small(images).logits[0, 2])
-            handle.remove()
-            return logit
+    def shifted(layer: int, sign: int) -> torch.Tensor:
+        attention = small.network.blocks[layer].attn.attn_drop
+        handle = attention.register_forward_hook(lambda module, inputs, output: output + sign * shifts)
+        with torch.no_grad():
+            logits = small(images.expand(len(shifts), -1, -1, -1)).logits[:, 2]
+        handle.remove()
+        return logits.view(heads, patches)
 
-        numeric = (shifted(1) - shifted(-1)) / 2e-5
-        assert float(gradient[0, head, 0, patch]) == pytest.approx(numeric, rel=1e-6, abs=1e-9)
+    numeric = [(shifted(layer, 1) - shifted(layer, -1)) / (2 * step) for layer in (10, 11)]
+    gradients = torch.autograd.grad(trace.logits[:, 2].sum(), trace.attentions[10:], retain_graph=True)
+    for expected, gradient in zip(numeric, gradients, strict=True):
+        torch.testing.assert_close(gradient[0, :, 0, 1:], expected, rtol=1e-6, atol=1e-8)
+    expected = torch.stack([gradient.clamp(min=0).mean(0) for gradient in numeric]).mean(0)
+    torch.testing.assert_close(gradient_maps(trace, (2,), 2)[0, 0], expected, rtol=1e-6, atol=1e-8)
 
 
 def test_the_graph_that_begins_at_the_first_used_layer_gives_the_same_maps(small: VitClassifier) -> None:

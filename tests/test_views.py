@@ -1,5 +1,7 @@
 """Views: what a network without positions does to a transformed image must be undone exactly by `restore`."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,24 @@ from hypothesis import strategies as st
 
 from acr import views
 from acr.shapes import Grid
-from acr.views import FIXED, HFLIP, IDENTITY, ROT90, VFLIP, VIEWS, View, compose, draw, hide, moved, resize, restore
+from acr.views import (
+    FIXED,
+    HFLIP,
+    IDENTITY,
+    ROT90,
+    ROT180,
+    ROT270,
+    TRANSPOSE,
+    VFLIP,
+    VIEWS,
+    View,
+    compose,
+    draw,
+    hide,
+    moved,
+    resize,
+    restore,
+)
 
 PERMUTATIONS = [view for view in FIXED if view.name != "grey"] + [compose(HFLIP, VFLIP), compose(ROT90, HFLIP)]
 GRIDS = [Grid(4, 4), Grid(3, 5), Grid(1, 6)]
@@ -55,28 +74,147 @@ def permutation_matrix(view: View, grid: Grid) -> np.ndarray:
     return np.eye(grid.patches)[view.forward(places).flatten().numpy()]
 
 
-@pytest.mark.parametrize("grid", [Grid(3, 5), Grid(4, 4)], ids=str)
-@pytest.mark.parametrize("rows", [False, True])
-@pytest.mark.parametrize("columns", [False, True])
-def test_flips_equal_the_kronecker_form_of_equation_5(grid: Grid, rows: bool, columns: bool) -> None:
-    """X' = P_h X P_w; with the paper's column-major vec, f^-1(A') = (P_w (x) P_h^T) A' (P_w (x) P_h^T)^T."""
-    attention = np.random.default_rng(0).random((grid.patches, grid.patches))
-    left = np.eye(grid.height)[::-1] if rows else np.eye(grid.height)
-    right = np.eye(grid.width)[::-1] if columns else np.eye(grid.width)
-    kronecker = np.kron(right, left.T)
-    # attention matrices here list patches row by row, the paper's column by column
-    order = np.arange(grid.patches).reshape(grid).T.flatten()
-    expected = np.empty_like(attention)
-    expected[np.ix_(order, order)] = kronecker @ attention[np.ix_(order, order)] @ kronecker.T
-    dims = [axis for axis, used in ((-2, rows), (-1, columns)) if used]
-    view = View("flip", lambda x: x.flip(dims), lambda x: x.flip(dims))
-    assert np.array_equal(restore(view, torch.from_numpy(attention), grid, 0).numpy(), expected)
+def vec(matrix: torch.Tensor) -> torch.Tensor:
+    """Eq. 10: the columns of a matrix below each other, the first on top."""
+    return torch.cat(list(matrix.unbind(1)))
+
+
+def commutation(rows: int, columns: int) -> torch.Tensor:
+    """C of Eq. 11, from its definition: C vec(H) = vec(H^T) for every H of `rows` x `columns`."""
+    units = torch.eye(rows * columns, dtype=torch.float64)
+    # vec is linear, so that column k of C is its value where vec(H) is the k-th unit vector
+    return torch.stack([vec(unit.view(columns, rows)) for unit in units], 1)
+
+
+def reversal(size: int) -> torch.Tensor:
+    """The permutation matrix that turns the order of rows (from the left) or columns (from the right) around."""
+    return torch.eye(size, dtype=torch.float64).flip(0)
+
+
+def factors(transposed: bool, rows: bool, columns: bool, grid: Grid) -> tuple[bool, torch.Tensor, torch.Tensor]:
+    """Whether X is transposed first, P_h and P_w of Eq. 3, X' = P_h X P_w, or Eq. 4, X' = P_h X^T P_w.
+
+    P_h has the height of X' and P_w its width; `rows` and `columns` say which of the two turns an order around.
+    """
+    height, width = reversed(grid) if transposed else grid
+    unit = torch.eye(height, dtype=torch.float64), torch.eye(width, dtype=torch.float64)
+    return transposed, reversal(height) if rows else unit[0], reversal(width) if columns else unit[1]
+
+
+def equation_5(transposed: bool, p_h: torch.Tensor, p_w: torch.Tensor, attention: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """C^T (P_w (x) P_h^T) A' (P_w (x) P_h^T)^T C for patches that are listed column by column, as vec lists them."""
+    c = commutation(*grid) if transposed else torch.eye(grid.patches, dtype=torch.float64)
+    kronecker = torch.kron(p_w, p_h.T.contiguous())
+    return c.T @ kronecker @ attention @ kronecker.T @ c
+
+
+def by_columns(attention: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """An attention over tokens, which list the patches X of `grid` row by row, in the order of vec, column by column.
+
+    Row by row is vec(X^T) = C vec(X), so that C turns an attention of the paper's order into A = C B C^T of ours, and
+    C^T, which is the inverse of C, turns it back: B = C^T A C.
+    """
+    c = commutation(*grid)
+    return c.T @ attention @ c
+
+
+def by_rows(attention: torch.Tensor, grid: Grid) -> torch.Tensor:
+    c = commutation(*grid)
+    return c @ attention @ c.T
+
+
+# (transposed, rows turned around, columns turned around); a quarter turn is a transpose and one reversal
+DIHEDRAL = {
+    IDENTITY: (False, False, False),
+    HFLIP: (False, False, True),
+    VFLIP: (False, True, False),
+    ROT180: (False, True, True),
+    TRANSPOSE: (True, False, False),
+    ROT90: (True, True, False),
+    ROT270: (True, False, True),
+    compose(TRANSPOSE, ROT180): (True, True, True),
+}
+SHAPES = [Grid(3, 3), Grid(2, 4), Grid(5, 3), Grid(1, 4)]
+
+
+def assert_equation_5(view: View, transposed: bool, p_h: torch.Tensor, p_w: torch.Tensor, grid: Grid) -> None:
+    """Eq. 3 or 4 is what the view does to the patches, and Eq. 5 what `restore` does to their attention, bit by bit."""
+    patches = torch.arange(grid.patches, dtype=torch.float64).view(grid)
+    viewed = view.forward(patches)
+    assert torch.equal(viewed, p_h @ (patches.T if transposed else patches) @ p_w)
+    attention = torch.rand(grid.patches, grid.patches, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = grid_of(viewed)
+    expected = by_rows(equation_5(transposed, p_h, p_w, by_columns(attention, target), grid), grid)
+    assert torch.equal(restore(view, attention, target, 0), expected)
+
+
+@pytest.mark.parametrize("grid", SHAPES, ids=str)
+@pytest.mark.parametrize("view", DIHEDRAL, ids=lambda view: view.name)
+def test_restore_is_equation_5(view: View, grid: Grid) -> None:
+    assert_equation_5(view, *factors(*DIHEDRAL[view], grid), grid)
+
+
+@pytest.mark.parametrize("first", DIHEDRAL, ids=lambda view: view.name)
+@pytest.mark.parametrize("second", DIHEDRAL, ids=lambda view: view.name)
+def test_restore_of_a_composition_is_equation_5(first: View, second: View) -> None:
+    """Two views have one P_h and one P_w: P2 (P1 Y Q1) Q2, or P2 (P1 Y Q1)^T Q2 = (P2 Q1^T) Y^T (P1^T Q2)."""
+    for grid in SHAPES:
+        turned, p1, q1 = factors(*DIHEDRAL[first], grid)
+        again, p2, q2 = factors(*DIHEDRAL[second], Grid(len(p1), len(q1)))
+        p_h, p_w = (p2 @ q1.T, p1.T @ q2) if again else (p2 @ p1, q1 @ q2)
+        assert_equation_5(compose(first, second), turned != again, p_h, p_w, grid)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.booleans(), st.integers(0, 99))
+def test_restore_is_equation_5_for_any_order_of_rows_and_columns(height: int, width: int, transposed: bool, state: int) -> None:
+    """Reversals are symmetric; an order that is not tells P from P^T."""
+    rng, target = np.random.default_rng(state), (width, height) if transposed else (height, width)
+    rows, columns = (torch.from_numpy(rng.permutation(size)) for size in target)
+
+    def forward(maps: torch.Tensor) -> torch.Tensor:
+        return (maps.transpose(-1, -2) if transposed else maps)[..., rows, :][..., columns]
+
+    def inverse(maps: torch.Tensor) -> torch.Tensor:
+        back = maps[..., rows.argsort(), :][..., columns.argsort()]
+        return back.transpose(-1, -2) if transposed else back
+
+    p_h = torch.eye(target[0], dtype=torch.float64)[rows]
+    p_w = torch.eye(target[1], dtype=torch.float64)[:, columns]
+    assert_equation_5(View("order", forward, inverse), transposed, p_h, p_w, Grid(height, width))
+
+
+def test_the_commutation_matrix_is_its_own_inverse_on_square_grids_only() -> None:
+    """The paper says C^T = C^-1 = C of every C; on other grids C^T is the commutation matrix of the transposed shape."""
+    for rows, columns in SHAPES:
+        c = commutation(rows, columns)
+        assert torch.equal(c.T @ c, torch.eye(rows * columns, dtype=torch.float64))
+        assert torch.equal(c.T, commutation(columns, rows))
+    assert torch.equal(commutation(3, 3), commutation(3, 3).T)
+    assert not torch.equal(commutation(2, 4), commutation(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("printed", "view"),
+    [
+        (lambda i, j, height, width: (width - j, height - i), compose(TRANSPOSE, ROT180)),  # "90": a reflection
+        (lambda i, j, height, width: (j, height - i), ROT270),  # "180": a quarter turn, clockwise
+        (lambda i, j, height, width: (width - j, i), ROT90),  # "270": three of these
+    ],
+    ids=["90", "180", "270"],
+)
+def test_what_the_printed_coordinates_of_rotations_are(printed: Callable[..., tuple[int, int]], view: View) -> None:
+    """Appendix B names (i, j) -> (i', j') of three rotations; `height` and `width` here are the largest i and j."""
+    image = torch.arange(15).view(3, 5)
+    placed = torch.empty(5, 3, dtype=image.dtype)
+    for i, j in np.ndindex(3, 5):
+        placed[printed(i, j, 2, 4)] = image[i, j]
+    assert torch.equal(placed, view.forward(image))
 
 
 @pytest.mark.parametrize("grid", [Grid(3, 5), Grid(4, 4)], ids=str)
 @pytest.mark.parametrize("view", PERMUTATIONS, ids=lambda view: view.name)
 def test_restore_equals_conjugation_by_the_permutation(view: View, grid: Grid) -> None:
-    """Eq. 5 for every permutation, the commutation matrix of rotations included: A = Q^T A' Q where x' = Q x."""
+    """A = Q^T A' Q where x' = Q x lists the patches row by row: Eq. 5 without its factors."""
     attention = np.random.default_rng(1).random((grid.patches, grid.patches))
     order = permutation_matrix(view, grid)
     target = grid_of(view.forward(torch.zeros(1, 1, *grid)))
