@@ -211,3 +211,32 @@ def test_maps_of_a_mirrored_image_are_mirrored(small: VitClassifier, refine: boo
     assert torch.allclose(maps.flip(-1), mirrored, atol=1e-9)
     assert maps.min() == 0
     assert maps.max() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "special"),
+    [
+        ("deit_tiny_patch16_224", 1),
+        ("deit_small_patch16_224", 1),
+        ("deit_base_patch16_224", 1),
+        ("vit_base_patch16_224", 1),
+        ("deit_tiny_distilled_patch16_224", 2),
+        ("vit_small_patch14_reg4_dinov2", 5),
+        ("vit_base_r50_s16_384", 1),
+    ],
+)
+def test_every_backbone_gives_maps_on_a_rectangular_grid(backbone: str, special: int) -> None:
+    torch.manual_seed(0)
+    model = VitClassifier(backbone, 2, "native").eval().requires_grad_(False)
+    model.network.head.weight.normal_()
+    side = model.patch
+    image = torch.rand(3, 2 * side, 3 * side, generator=torch.Generator().manual_seed(0))
+    trace = model(image[None])
+    assert (trace.special, trace.grid) == (special, Grid(2, 3))
+    for attention in trace.attentions:
+        assert torch.allclose(attention.sum(-1), torch.ones(()), atol=1e-4)
+    maps = localise(model, image, (0, 1), Seeds(classifier="any"))
+    mirrored = localise(model, image.flip(-1), (0, 1), Seeds(classifier="any"))
+    assert torch.allclose(maps.flip(-1), mirrored, atol=2e-2)
+    assert (maps.amax((1, 2)) == 1).all()
