@@ -6,5 +6,6 @@ The street, in the direction the data walks; a module imports only from those ab
         -> submissions -> metrics -> paper -> tables -> figures -> report -> exports
 
 Below it lies the ground, which knows nothing of the pipeline: shapes, files, recipes, reproducing, config, provenance,
-explain, jobs, images, augmentations, datasets, shards, measures, views, models, processes, crf, devices, distributed, training.
+explain, jobs, images, augmentations, pickles, datasets, shards, measures, views, models, processes, crf, devices,
+distributed, training.
 """

@@ -28,7 +28,7 @@ from acr.models.weights import load_weights
 from acr.processes import in_processes
 from acr.recipes import Affinity, ConfidentLabels, Crf, Execution
 from acr.shapes import BACKGROUND, VOID, Grid
-from acr.training import Run, fit, freeze_norm, save_trained
+from acr.training import Run, fit, freeze_norm, freeze_stem, save_trained
 
 Offset = tuple[int, int]
 EPSILON = 1e-5  # keeps the logarithms of the loss finite
@@ -269,6 +269,8 @@ def train_affinity(
     description = {key: getattr(wanted, key) for key in keys}
     network = build_affinity_net(description)
     load_weights(network.backbone.network, weights)
+    if weights:
+        freeze_stem(network.backbone.network)
     if wanted.freeze_norm:
         freeze_norm(network)
     sample = Sample(data, labels, wanted, network.backbone.normalise.fill)

@@ -140,7 +140,7 @@ class Folder(Dataset):
 
 @dataclass(frozen=True)
 class Weights:
-    """Initial weights under timm's names: from timm's hub by `model`, or from a local safetensors `file`.
+    """Initial weights under timm's names: from timm's hub by `model`, or from a local `file`, of safetensors or torch.save.
 
     `normalisation` and `options` are those the weights were trained with; recipes that start from them inherit both.
     """

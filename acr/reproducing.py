@@ -86,8 +86,9 @@ Taken literally, Eq. 1 and 2 are sums over all entries of an attention: of a gri
 331,776 times the mean, and alpha = beta = 100 then leave nothing of the classification. The official code takes means, and
 so does every preset but `paper`.
 
-In print, and of no consequence: P_h and P_w of Eq. 4 have the sizes of the turned grid, not of the image's; C^T = C holds on
-square grids only; the appendix's coordinates of quarter turns are those of other symmetries. Eq. 5 itself is right, on any grid.
+In print, and of no consequence: P_h and P_w of Eq. 4 have the sizes of the turned grid, not of the image's; C^T = C holds
+on square grids only; the appendix's coordinates of quarter turns are those of other symmetries. Eq. 5 itself is right, on
+any grid.
 
 Without a key, since no setting can mean the other thing to anyone's use:
 

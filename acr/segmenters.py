@@ -35,7 +35,7 @@ from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_sc
 from acr.models.weights import load_state, load_weights
 from acr.recipes import Execution, Predictions, Segmenter
 from acr.shapes import VOID
-from acr.training import Run, fit, freeze_norm, save_trained
+from acr.training import Run, fit, freeze_norm, freeze_stem, save_trained
 
 
 def cross_entropy(logits: Float[Tensor, "B K h w"], labels: UInt8[Tensor, "B h w"]) -> Float[Tensor, ""]:
@@ -121,6 +121,8 @@ def train_segmenter(
     description = {"classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
     model = build_deeplab(description)
     load_weights(model.backbone.network, weights)
+    if weights:
+        freeze_stem(model.backbone.network)
     if wanted.freeze_norm:
         freeze_norm(model)
     sample = Sample(data, masks, wanted, model.backbone.normalise.fill)

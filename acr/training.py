@@ -49,6 +49,12 @@ def freeze_norm(module: nn.Module) -> None:
             layer.train = lambda mode=True, layer=layer: layer  # train() of a parent leaves it as it is
 
 
+def freeze_stem(network: nn.Module) -> None:
+    """Leaves the layers that a backbone names as `frozen`, if it does, as they are, the moments of their batch norms too."""
+    for name in getattr(network, "frozen", ()):
+        freeze_norm(network.get_submodule(name).requires_grad_(False))
+
+
 def step_count(training: Training, count: int) -> int:
     """The number of optimiser steps: `steps` where given, else `epochs` over `count` images."""
     if training.steps is not None:

@@ -409,16 +409,19 @@ def damaged_later(folder: Path, content: Content) -> None:
     content["execution"]["workers"] = 1
 
 
-CONVERT = "safetensors.torch.save_file(torch.load('net.pth', weights_only=True), 'weights.safetensors')"
-PICKLE = f"net.pth is a pickle, which could run any code and is never read; convert it with {CONVERT}"
+OTHER = "get it from where you trust it, or give weights saved as safetensors"
+CALL = f"net.pth names 'builtins.print', which weights of a network never need, and which was not run; {OTHER}"
+DAMAGED = (
+    "net.pth is cut short, or not what torch.save writes of a state dict; get it again, or give weights saved as safetensors"
+)
 UNSAFE = "net.pth is not a readable safetensors file (Error while deserializing header: {}); give weights saved as safetensors"
 NETWORKS = [
-    weights("a pickle as weights", offered(lambda path: path.write_bytes(pickle.dumps({})), file="net.pth"), PICKLE),
+    weights("weights that would call", offered(lambda path: path.write_bytes(pickle.dumps(print)), file="net.pth"), CALL),
     weights(
         "weights without a network",
         offered(Path.touch),
         "weights.model is 'resnet10t', which could not be fetched from timm's hub; "
-        "connect this machine to the network, or give a local safetensors `file`",
+        "connect this machine to the network, or give a local `file` of them",
     ),
     classifier(
         "weights of another architecture",
@@ -523,7 +526,9 @@ def call(folder: Path, function: Callable[..., object], /, **given: object) -> o
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: torch.save({}, path), PICKLE),
+        (lambda path: torch.save({}, path), f"net.pth holds no tensor; {OTHER}"),
+        (lambda path: path.write_bytes(pickle.dumps({})), DAMAGED),
+        (lambda path: path.write_bytes(pickle.dumps(print)), CALL),
         (lambda path: path.write_bytes(b""), UNSAFE.format("header too small")),
         (lambda path: path.write_text("a text that is longer"), UNSAFE.format("header too large")),
         (
@@ -531,7 +536,7 @@ def call(folder: Path, function: Callable[..., object], /, **given: object) -> o
             "net.pth is not there; name a file of weights saved as safetensors",
         ),
     ],
-    ids=["torch's archive", "empty", "text", "missing"],
+    ids=["torch's archive of nothing", "a pickle", "a pickle that would call", "empty", "text", "missing"],
 )
 def test_files_that_are_no_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object], message: str
@@ -560,9 +565,17 @@ def test_backbones_that_are_none(tmp_path: Path, backbone: str, message: str) ->
     assert ended == f"error: {message} (log: {tmp_path / 'log'})"
 
 
-def test_initial_weights_that_timm_does_not_know(tmp_path: Path) -> None:
-    ended = call(tmp_path, fetch_weights, recipe=canonical(Weights(model="resnet10tt")), weights=tmp_path / "net.safetensors")
-    message = "weights.model is 'resnet10tt', which timm does not know; did you mean 'resnet10t'?"
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("resnet10tt", "which timm does not know; did you mean 'resnet10t'?"),
+        ("resnet83", "which timm does not know; did you mean 'resnet38'?"),
+        ("resnet38", "of which timm's hub has no weights; give a local `file` of them"),
+    ],
+)
+def test_initial_weights_that_the_hub_does_not_have(tmp_path: Path, model: str, reason: str) -> None:
+    ended = call(tmp_path, fetch_weights, recipe=canonical(Weights(model=model)), weights=tmp_path / "net.safetensors")
+    message = f"weights.model is {model!r}, {reason}"
     assert ended == f"error: {message} (log: {tmp_path / 'log'})"
 
 

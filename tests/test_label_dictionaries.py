@@ -21,7 +21,8 @@ from torchvision.models._meta import _COCO_CATEGORIES  # with gaps in the ids na
 from acr.__main__ import main
 from acr.datasets import voc12
 from acr.datasets.label_dictionaries import COCO, read_label_dictionary, write_labels
-from acr.datasets.pickles import RefusedError, array_of, inert
+from acr.datasets.pickled_arrays import ARRAYS, array_of
+from acr.pickles import RefusedError, inert
 
 VECTORS = {"2007_000032": (1, 0, 1), "a b.c'é": (0, 0, 0), "日本": (0, 1, 0)}
 NUMBERS = [np.float32, np.float64, np.uint8, np.int64, np.bool_, ">f4"]
@@ -102,7 +103,7 @@ def test_a_file_of_python_2_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_matrices_keep_their_order(protocol: int) -> None:
     for matrix in (np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6.0).reshape(2, 3))):
-        np.testing.assert_array_equal(array_of(inert(pickle.dumps(matrix, protocol))), matrix)
+        np.testing.assert_array_equal(array_of(inert(pickle.dumps(matrix, protocol), ARRAYS)), matrix)
 
 
 def test_an_npz_without_objects_is_read(tmp_path: Path) -> None:
@@ -164,12 +165,13 @@ def test_other_objects_are_refused_by_name(tmp_path: Path, content: Any, protoco
         (b"cnumpy\nndarray\n)\x81.", "NEWOBJ"),
         (b"\x82\x01.", "EXT1"),
         (b"Pid\n.", "PERSID"),
+        (b"X\x02\x00\x00\x00idQ.", "BINPERSID"),
         (b"c os\nsystem\n.", "'.os.system'"),
     ],
 )
 def test_rare_ways_to_call_are_refused(content: bytes, name: str) -> None:
     with pytest.raises(RefusedError, match=f"^(uses|names) {re.escape(name)}"):
-        inert(content)
+        inert(content, ARRAYS)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

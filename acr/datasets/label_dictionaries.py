@@ -10,8 +10,9 @@ import numpy as np
 
 from acr.datasets.base import check_id
 from acr.datasets.classes import COCO, VOC
-from acr.datasets.pickles import RefusedError, array_of, inert, plain_of
+from acr.datasets.pickled_arrays import ARRAYS, array_of, plain_of
 from acr.files import atomic
+from acr.pickles import RefusedError, inert
 
 COLUMNS = ("image", "labels")  # of the table that is written, and the names of the arrays in an npz
 CLASSES: Mapping[str, tuple[str, ...]] = {"voc": VOC, "coco": COCO}
@@ -138,5 +139,5 @@ def _pairs_of_dictionary(content: bytes) -> list[tuple[Any, Any]]:
     _, _, kind = read_header(stream)
     if not kind.hasobject:
         raise TypeError
-    dictionary = array_of(inert(stream.read())).item()
+    dictionary = array_of(inert(stream, ARRAYS)).item()
     return [(plain_of(image_id), array_of(vector)) for image_id, vector in dictionary.items()]

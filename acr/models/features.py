@@ -7,12 +7,16 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Float
+from timm.models import register_model
 from torch import Tensor, nn
+
+from acr.models.resnet38 import resnet38
 
 STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+register_model(resnet38)  # from here on a name of timm's like any other
 
 
 def check_name(name: str, where: str) -> None:

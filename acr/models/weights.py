@@ -1,4 +1,4 @@
-"""Weights: fetched once by a rule of their own, read from safetensors only, loaded strictly."""
+"""Weights: fetched once by a rule of their own, which converts files of torch; read from safetensors only, loaded strictly."""
 
 import logging
 import shutil
@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from acr import config
 from acr.files import atomic, write_json
 from acr.models.features import check_name
+from acr.models.torch_files import BEGINNINGS, read_torch_file
 from acr.recipes import Weights
 
 log = logging.getLogger(__name__)
-
-
-PICKLES = (b"\x80", b"PK\x03\x04")  # how pickles and torch's archives of them begin
 NAMED = 3  # tensors that do not fit, in messages
 
 
@@ -74,18 +72,7 @@ def _read(path: str | Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        # only now: a safetensors file begins with the length of its header, which may look like a pickle
-        if _begins(path).startswith(PICKLES):
-            convert = f"safetensors.torch.save_file(torch.load({str(path)!r}, weights_only=True), 'weights.safetensors')"
-            raise ValueError(
-                f"{path} is a pickle, which could run any code and is never read; convert it with {convert}"
-            ) from None
         raise ValueError(f"{path} is not a readable safetensors file ({error}); give weights saved as safetensors") from None
-
-
-def _begins(path: str | Path) -> bytes:
-    with Path(path).open("rb") as stream:
-        return stream.read(4)
 
 
 def save_model(folder: str | Path, module: nn.Module, description: Mapping[str, Any]) -> None:
@@ -100,22 +87,39 @@ def save_model(folder: str | Path, module: nn.Module, description: Mapping[str, 
 def fetch_weights(*, recipe: str, weights: str | Path) -> None:
     """Writes the safetensors file of a `weights` recipe.
 
-    A local file is copied; otherwise timm fetches the model from its hub, which needs a network.
+    A local file is copied if it is one, and converted if torch.save wrote it, whatever its name; otherwise timm fetches
+    the model from its hub, which needs a network.
+
+    Raises:
+        ValueError: the file is neither, the hub has no weights of that name, or it does not answer.
     """
     wanted = config.load(Weights, recipe)
     with atomic(weights) as temporary:
-        if wanted.file is not None:
+        if wanted.file is None:
+            temporary.write_bytes(save(_from_hub(wanted.model)))
+        elif _of_torch(wanted.file):
+            temporary.write_bytes(save(read_torch_file(wanted.file)))
+        else:
             _read(wanted.file)
             shutil.copyfile(wanted.file, temporary)
-        else:
-            temporary.write_bytes(save(_from_hub(wanted.model)))
+
+
+def _of_torch(path: str | Path) -> bool:
+    """Whether a file begins as those of torch do; one of safetensors may, which are told by the header after its length."""
+    if not Path(path).is_file():
+        return False
+    with Path(path).open("rb") as stream:
+        begins = stream.read(9)
+    return begins.startswith(BEGINNINGS) and not begins.endswith(b"{")
 
 
 def _from_hub(model: str) -> dict[str, Tensor]:
     check_name(model, "weights.model")
+    if not timm.is_model_pretrained(model):
+        raise ValueError(f"weights.model is {model!r}, of which timm's hub has no weights; give a local `file` of them")
     try:
         network = timm.create_model(model, pretrained=True)
     except OSError as error:
-        way_out = "connect this machine to the network, or give a local safetensors `file`"
+        way_out = "connect this machine to the network, or give a local `file` of them"
         raise ValueError(f"weights.model is {model!r}, which could not be fetched from timm's hub; {way_out}") from error
     return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}

@@ -1,4 +1,4 @@
-# in: timm's hub or a local safetensors file; out: data/weights/*.safetensors. No training job needs a network.
+# in: timm's hub or a local file, of safetensors or torch.save; out: data/weights/*.safetensors. No training job needs a network.
 
 
 rule weights:

@@ -1,12 +1,12 @@
-"""What a pickle of numpy data holds, without unpickling it: its opcodes are read as data, and nothing it names is called."""
+"""What a pickle holds, without unpickling it: its opcodes are read as data, and nothing it names is called."""
 
 import pickletools
-import re
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
+from mmap import mmap
 from typing import Any
-
-import numpy as np
-from jaxtyping import Shaped
 
 CONSTANTS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -14,21 +14,25 @@ CONSTANTS = {
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 SINGLE = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-# what pickles of arrays, scalars and their types name; numpy 1 says core where numpy 2 says _core
-SYMBOLS = {
-    *("numpy.ndarray", "numpy.dtype", "_codecs.encode", "numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"),
-    "numpy._core.numeric._frombuffer",
-}
-SIMPLE_TYPE = re.compile(r"b1|[iu][1248]|f[248]|[US]\d+|O8?")
+ORDERED = "collections.OrderedDict"
 
 
 class RefusedError(ValueError):
-    """A pickle uses what no plain numpy data need; what is said of it lacks the name of its file."""
+    """A pickle uses what no plain data of its kind need; what is said of it lacks the name of its file."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What pickles of one kind may name, and in messages what they are of; `largest` is how many bytes they may take."""
+
+    names: frozenset[str]
+    content: str
+    largest: int = sys.maxsize
 
 
 @dataclass(frozen=True)
 class Symbol:
-    """One of SYMBOLS, as a name alone."""
+    """One of the names of a vocabulary, as a name alone."""
 
     name: str
 
@@ -42,66 +46,29 @@ class Made:
     state: Any = None
 
 
-def inert(content: bytes) -> Any:
+def inert(content: bytes | BytesIO | mmap, vocabulary: Vocabulary, refer: Callable[[Any], Any] | None = None) -> Any:
     """The value of a pickle of any protocol: plain data, and `Made` where something would have been called.
 
+    Args:
+        content: the pickle, or a stream in which it comes next and which is left behind its end.
+        vocabulary: what it may name. OrderedDict, where that is among it, is a dictionary.
+        refer: what a reference to something outside the pickle (a persistent id) stands for; without it there may be none.
+
     Raises:
-        RefusedError: it names anything but SYMBOLS, or has an opcode that plain data never need.
-        ValueError, IndexError, KeyError or TypeError: it is damaged or cut short.
+        RefusedError: it names anything else, or has an opcode that plain data never need.
+        ValueError, IndexError, KeyError or TypeError: it is damaged, cut short or too large.
     """
-    machine = _Machine()
-    for opcode, argument, _ in pickletools.genops(content):
+    machine, first = _Machine(vocabulary, refer), None
+    for opcode, argument, place in pickletools.genops(content):
+        first = place if first is None else first
+        require(place - first < vocabulary.largest)
         machine.step(opcode.name, argument)
     (value,) = machine.stack
     return value
 
 
-def array_of(value: Any) -> Shaped[np.ndarray, "..."]:
-    """The array that a `Made` stands for; an array of objects holds what `inert` gives for them.
-
-    Raises:
-        ValueError, IndexError or TypeError: it stands for something else.
-    """
-    if value.symbol.endswith("._frombuffer"):
-        data, kind, shape, order = value.arguments
-    else:
-        _require(value.symbol.endswith("._reconstruct"))
-        _, shape, kind, by_columns, data = value.state
-        order = "F" if by_columns else "C"
-    kind = _type_of(kind)
-    if not kind.hasobject:
-        return np.frombuffer(_bytes_of(data), kind).reshape(shape, order=order)
-    flat = np.empty(len(data), object)
-    for place, item in enumerate(data):
-        flat[place] = item
-    return flat.reshape(shape, order=order)
-
-
-def plain_of(value: Any) -> Any:
-    """The number or string that a `Made` stands for, which must be a numpy scalar; any other value as it is."""
-    if not isinstance(value, Made):
-        return value
-    _require(value.symbol.endswith(".scalar"))
-    kind, data = value.arguments
-    return np.frombuffer(_bytes_of(data), _type_of(kind)).item()
-
-
-def _type_of(value: Made) -> np.dtype:
-    _require(value.symbol == "numpy.dtype")
-    name, order = value.arguments[0], value.state[1]
-    _require(SIMPLE_TYPE.fullmatch(name) is not None and order in ("<", ">", "|", "="))
-    return np.dtype(order + name)
-
-
-def _bytes_of(value: Any) -> bytes | bytearray:
-    """Bytes as such, as the text that protocols before 3 disguise them as, or as a string of Python 2."""
-    if isinstance(value, Made):
-        _require(value.symbol == "_codecs.encode")
-        value = value.arguments[0]
-    return value.encode("latin-1") if isinstance(value, str) else value
-
-
-def _require(holds: bool) -> None:
+def require(holds: bool) -> None:
+    """A TypeError, which readers of pickles take for damage, unless the condition holds."""
     if not holds:
         raise TypeError
 
@@ -109,7 +76,8 @@ def _require(holds: bool) -> None:
 class _Machine:
     """What unpickling keeps: a stack, the places in it where containers begin, and values to be used again."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: Vocabulary, refer: Callable[[Any], Any] | None) -> None:
+        self.vocabulary, self.refer = vocabulary, refer
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -157,12 +125,20 @@ class _Machine:
             case "DICT":
                 return _dictionary(self.above_mark())
             case "GLOBAL":
-                return _symbol(argument.replace(" ", "."))
+                return self.symbol(argument.replace(" ", "."))
             case "STACK_GLOBAL":
-                return _symbol(".".join(self.take(2)))
+                return self.symbol(".".join(self.take(2)))
             case "REDUCE":
                 return _called(*self.take(2))
-        raise RefusedError(f"uses {opcode}, which pickles of image ids and numpy vectors never do")
+            case "BINPERSID" if self.refer:
+                return self.refer(*self.take(1))
+        raise RefusedError(f"uses {opcode}, which pickles of {self.vocabulary.content} never do")
+
+    def symbol(self, name: str) -> Symbol:
+        if name not in self.vocabulary.names:
+            never = f"which {self.vocabulary.content} never need, and which was not run"
+            raise RefusedError(f"names {name[:80]!r}, {never}")
+        return Symbol(name)
 
     def take(self, count: int) -> list[Any]:
         """The uppermost values, removed."""
@@ -173,30 +149,27 @@ class _Machine:
         return self.take(len(self.stack) - self.marks.pop())
 
     def extend(self, items: list[Any]) -> None:
-        _require(isinstance(self.stack[-1], list))
+        require(isinstance(self.stack[-1], list))
         self.stack[-1].extend(items)
 
     def fill(self, items: list[Any]) -> None:
-        _require(isinstance(self.stack[-1], dict))
+        require(isinstance(self.stack[-1], dict))
         self.stack[-1].update(_dictionary(items))
 
     def build(self, state: Any) -> None:
-        _require(isinstance(self.stack[-1], Made))
-        self.stack[-1].state = state
+        require(isinstance(self.stack[-1], Made | dict))
+        if isinstance(self.stack[-1], Made):  # a dictionary's are attributes, which are no data
+            self.stack[-1].state = state
 
 
 def _dictionary(items: list[Any]) -> dict:
     """Keys and values in turn; a key is no tuple, since one of tuples of tuples could not be hashed safely."""
-    _require(all(isinstance(key, str | bytes | int | Made) for key in items[::2]))
+    require(all(isinstance(key, str | bytes | int | Made) for key in items[::2]))
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _symbol(name: str) -> Symbol:
-    if name.replace("numpy.core.", "numpy._core.") not in SYMBOLS:
-        raise RefusedError(f"names {name[:80]!r}, which image ids and numpy vectors never need, and which was not run")
-    return Symbol(name)
-
-
-def _called(symbol: Any, arguments: Any) -> Made:
-    _require(isinstance(symbol, Symbol) and isinstance(arguments, tuple))
+def _called(symbol: Any, arguments: Any) -> Made | dict:
+    require(isinstance(symbol, Symbol) and isinstance(arguments, tuple))
+    if symbol.name == ORDERED:  # in Python 2 called with a list of pairs
+        return _dictionary([item for pair in (arguments[0] if arguments else []) for item in pair])
     return Made(symbol.name, arguments)
