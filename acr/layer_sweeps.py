@@ -14,10 +14,11 @@ from acr.datasets.base import Record, Split, read_split, shard_of
 from acr.devices import device_of
 from acr.files import write_resumably
 from acr.images import read_image
+from acr.localisation import layer_gradients
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
 from acr.recipes import Execution, Seeds
-from acr.seeds import PRODUCTS, at_scales, layer_gradients, mean_affinity, mirrored_back, normalise, sharpen, traced, with_depth
+from acr.seeds import PRODUCTS, at_scales, mean_affinity, mirrored_back, normalise, sharpen, traced, with_depth
 
 
 def localise_from_each(

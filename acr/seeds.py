@@ -1,12 +1,8 @@
-"""Seeds: class localisation maps from the gradients of a classifier's attention (Sec. 3.3, Eq. 7 and 8).
-
-The methods that Table 5 compares them with read the same trace: a method is a function of it and of the classes.
-"""
+"""Seeds: localisation maps of photographs, refined by the affinity of patches, flipped, at several scales (Sec. 3.3, Eq. 8)."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,113 +16,11 @@ from acr.datasets.base import Record, Split, read_split, shard_of
 from acr.devices import device_of
 from acr.files import write_resumably
 from acr.images import read_image, resize_image
+from acr.localisation import DIFFERENTIATED, METHODS
 from acr.models.trace import Trace, affinity
 from acr.models.vit import VitClassifier
 from acr.recipes import Execution, Seeds
 from acr.views import HFLIP
-
-
-def gradient_maps(
-    trace: Trace, classes: Sequence[int], layers: int, rectify: Literal["heads", "layers"] = "heads"
-) -> Float[Tensor, "K B P"]:
-    """Eq. 7: gradients of each class's logit with respect to the class-to-patch attention of the last layers.
-
-    Negative values are removed head by head before heads and layers are averaged, as in the official code; or from the
-    mean over heads of each layer, as the text before Eq. 7 has it, which knows no heads.
-    """
-    return layer_gradients(trace, classes, layers, rectify).mean(0)
-
-
-def layer_gradients(
-    trace: Trace, classes: Sequence[int], layers: int, rectify: Literal["heads", "layers"]
-) -> Float[Tensor, "L K B P"]:
-    """The terms of Eq. 7's sum, averaged over heads: see `gradient_maps`."""
-    reduce = RECTIFIED[rectify]
-    found = _gradients(trace, classes, layers)
-    rows = [torch.stack([reduce(_row(gradient, trace, index)) for gradient in gradients]) for index, gradients in found]
-    return torch.stack(rows, dim=1)
-
-
-def cam_maps(trace: Trace, classes: Sequence[int]) -> Float[Tensor, "K B P"]:
-    """CAM (Zhou et al., CVPR 2016) for transformers: the classifier's layer on every patch token, cut off at zero."""
-    return trace.class_maps[:, list(classes)].transpose(0, 1).clamp(min=0)
-
-
-def ts_cam_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Tensor, "K B P"]:
-    """TS-CAM (Gao et al., ICCV 2021): class-to-patch attention, averaged over heads and layers, times the class maps."""
-    attention = torch.stack(trace.activation()[-layers:]).mean(0)
-    return trace.class_maps[:, list(classes)].transpose(0, 1) * attention
-
-
-def grad_cam_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Tensor, "K B P"]:
-    """Grad-CAM (Selvaraju et al., ICCV 2017) on attention, heads as channels, as Chefer et al. (CVPR 2021) transplant it.
-
-    Each head's class-to-patch attention is weighted with the mean of its gradient; the sum is cut off at zero. The paper
-    does not say which layer it takes: the published form takes the last one.
-    """
-    maps = []
-    for index, gradients in _gradients(trace, classes, layers):
-        rows = torch.stack([_row(attention, trace, index) for attention in trace.attentions[-layers:]])
-        weights = torch.stack([_row(gradient, trace, index).mean(-1, keepdim=True) for gradient in gradients])
-        maps.append((weights * rows).sum(2).clamp(min=0).mean(0))
-    return torch.stack(maps).detach()
-
-
-def generic_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Tensor, "K B P"]:
-    """Generic attention explainability (Chefer et al., ICCV 2021): R <- R + E_heads[(grad A * A)^+] R, layer by layer.
-
-    R starts as the identity before the first of the last `layers`. Only the class token's row of it is wanted, so that it
-    is carried from the last layer to the first.
-    """
-    maps = []
-    for index, gradients in _gradients(trace, classes, layers):
-        used = zip(gradients, trace.attentions[-layers:], strict=True)
-        steps = [(gradient * attention.detach()).clamp(min=0).mean(1) for gradient, attention in used]
-        relevance = torch.zeros_like(steps[0][:, :1])
-        relevance[..., _token(trace, index)] = 1
-        for step in reversed(steps):
-            relevance = relevance + relevance @ step
-        maps.append(relevance[:, 0, trace.special :])
-    return torch.stack(maps)
-
-
-def class_attention_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Tensor, "K B P"]:
-    """MCTformer (Xu et al., CVPR 2022): attention of each class's token, mean of heads and layers, times its class map."""
-    rows = [[_row(attention, trace, index) for attention in trace.attentions[-layers:]] for index in classes]
-    attention = torch.stack([torch.stack(row).mean((0, 2)) for row in rows])
-    return attention * cam_maps(trace, classes)
-
-
-RECTIFIED = {
-    "heads": lambda rows: rows.clamp(min=0).mean(1),
-    "layers": lambda rows: rows.mean(1).clamp(min=0),
-}
-
-
-def _gradients(trace: Trace, classes: Sequence[int], layers: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Each class, and the gradients of its logit with respect to the attentions "B A N N" of the last layers."""
-    for index in classes:
-        yield index, torch.autograd.grad(trace.logits[:, index].sum(), trace.attentions[-layers:], retain_graph=True)
-
-
-def _row(attention: Float[Tensor, "B A N N"], trace: Trace, index: int) -> Float[Tensor, "B A P"]:
-    """What the token of a class has for each patch."""
-    return attention[:, :, _token(trace, index), trace.special :]
-
-
-def _token(trace: Trace, index: int) -> int:
-    return index if trace.class_tokens > 1 else 0
-
-
-METHODS = {
-    "gradient": lambda trace, classes, recipe: gradient_maps(trace, classes, recipe.layers, recipe.rectify),
-    "cam": lambda trace, classes, recipe: cam_maps(trace, classes),
-    "ts_cam": lambda trace, classes, recipe: ts_cam_maps(trace, classes, recipe.layers),
-    "grad_cam": lambda trace, classes, recipe: grad_cam_maps(trace, classes, recipe.layers),
-    "generic": lambda trace, classes, recipe: generic_maps(trace, classes, recipe.layers),
-    "class_attention": lambda trace, classes, recipe: class_attention_maps(trace, classes, recipe.layers),
-}
-DIFFERENTIATED = {"gradient", "grad_cam", "generic"}
 
 
 def mean_affinity(trace: Trace, layers: Sequence[int], power: float) -> Float[Tensor, "B P P"]:

@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import save_file
 
 from acr.consistency import view_consistency
+from acr.localisation import class_attention_maps, gradient_maps
 from acr.models.mctformer import MctFormer
 from acr.models.trace import activation
 from acr.models.vit import VitClassifier
 from acr.models.weights import load_weights
-from acr.seeds import class_attention_maps, gradient_maps
 from acr.shapes import Grid
 from acr.views import HFLIP
 

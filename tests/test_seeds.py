@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from acr.images import upsample
+from acr.localisation import METHODS, gradient_maps
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
 from acr.recipes import Seeds
 from acr.seeds import (
-    METHODS,
     PRODUCTS,
     fuse,
-    gradient_maps,
     input_size,
     localise,
     localise_photograph,

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from acr.localisation import cam_maps, class_attention_maps, generic_maps, grad_cam_maps, gradient_maps, ts_cam_maps
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
-from acr.seeds import cam_maps, class_attention_maps, generic_maps, grad_cam_maps, gradient_maps, ts_cam_maps
 from acr.shapes import Grid
 
 METHODS: dict[str, Callable[[Trace, Sequence[int], int], Tensor]] = {
