@@ -48,7 +48,8 @@ def _part(trace: Trace, images: slice) -> Trace:
 class Objective(nn.Module):
     """Eq. 6: classification of both views + alpha activation consistency + beta affinity consistency.
 
-    SEAM* has consistency of the class maps in their place; the paper does not define it further.
+    SEAM* has consistency of the class maps in their place, whose means learn the tags as SEAM's do; the paper does not
+    define it further.
     """
 
     def __init__(self, model: VitClassifier, recipe: Classifier) -> None:
@@ -61,7 +62,10 @@ class Objective(nn.Module):
         grid = Grid(images.shape[-2] // self.model.patch, images.shape[-1] // self.model.patch)
         view = draw(recipe.views, np.random.default_rng([recipe.training.random_state, int(batch["step"])]), grid)
         trace, viewed = two_views(self.model, images, view)
-        tags, heads = batch["tags"], (*trace.heads, *viewed.heads)
+        tags, sides = batch["tags"], (trace, viewed)
+        heads = [logits for side in sides for logits in side.heads]
+        if recipe.class_maps and not self.model.pooled:  # class maps that learn nothing would agree best where all are zero
+            heads += [side.class_maps.mean(-1) for side in sides]
         classification = sum(functional.multilabel_soft_margin_loss(logits, tags) for logits in heads)
         terms = view_consistency(trace, viewed, view, recipe.distance, recipe.reduction)._asdict()
         loss = classification + recipe.activation * terms["activation"] + recipe.affinity * terms["affinity"]

@@ -12,10 +12,22 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from acr.recipes import DATASETS, SECTIONS, TRAINED, VIEW_NAMES, WHOLE, Coco14, Execution, Folder, Table, Textures, Voc12
 
 POSITIVE = {
-    *("batch_size", "images", "shards", "processes", "layers", "image_size", "crop_size", "stride", "radius", "size"),
+    *(
+        "batch_size",
+        "images",
+        "training_steps",
+        "shards",
+        "processes",
+        "layers",
+        "image_size",
+        "crop_size",
+        "stride",
+        "radius",
+        "size",
+    ),
     *("train_images", "val_images", "long_side", "crop_scales", "loss_scales", "scales", "dilations"),
 }
-NOT_EMPTY = {"views", "crop_scales", "scales", "dilations", "rows"}
+NOT_EMPTY = {"views", "crop_scales", "scales", "dilations", "rows", "affinity_layers"}
 Recipe = TypeVar("Recipe")
 
 
@@ -56,6 +68,7 @@ def check(config: Mapping[str, Any]) -> Plan:
     )
     _check_names(plan)
     _check_references(plan)
+    _check_figures(plan)
     _check_shares(plan)
     return _inheriting_from_weights(plan)
 
@@ -117,7 +130,7 @@ def _check_range(key: str, value: Any, where: str) -> None:
             raise ValueError(f"{where} is {value}, but must not be negative")
     if key == "val_share" and not 0 < value < 1:
         raise ValueError(f"{where} is {value}, but must lie between 0 and 1")
-    if key in NOT_EMPTY and not value:
+    if key in NOT_EMPTY and value == ():
         raise ValueError(f"{where} is empty, but must hold at least one item")
     if key in POSITIVE and isinstance(value, tuple):
         for index, item in enumerate(value):
@@ -275,6 +288,19 @@ def _check_references(plan: Plan) -> None:
             for index, item in rows:
                 where = f"{section}.{name}" if index is None else f"{section}.{name}.rows[{index}]"
                 _check_reference(plan, item, where)
+
+
+def _check_figures(plan: Plan) -> None:
+    """Refuses a sweep without gradients of layers to average, and one that has the name, and so the target, of a table."""
+    for name, sweep in plan.recipes["layer_sweeps"].items():
+        method = plan.recipes["seeds"][sweep.seeds].method
+        if method != "gradient":
+            raise ValueError(
+                f"layer_sweeps.{name}.seeds is {sweep.seeds!r}, whose method {method} averages no gradients of layers; name "
+                "seeds of method gradient"
+            )
+        if name in plan.recipes["tables"]:
+            raise ValueError(f"layer_sweeps.{name} and tables.{name} are one target; give one of them another name")
 
 
 def _check_reference(plan: Plan, recipe: Any, where: str) -> None:

@@ -1,6 +1,7 @@
 """Table 9: what training a classifier and making its seeds cost on the device at hand, measured by running them."""
 
 import json
+import re
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,17 +26,19 @@ from acr.measures import identity
 from acr.models.vit import VitClassifier
 from acr.recipes import Classifier, Cost, Execution, Seeds
 from acr.seeds import localise_photograph, with_depth
+from acr.training import build_optimiser
 
 MIB = 2**20
+WARM_UP = 2  # photographs that are not timed
 
 
-def training_memory(model: VitClassifier, split: Split, recipe: Classifier, steps: int, device: torch.device) -> float:
-    """The largest memory of some training steps in MiB: the GPU's, or what the process grew by on the CPU."""
-    sample, objective = Sample(split, recipe, model.normalise.fill), Objective(model.train(), recipe)
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=recipe.training.momentum)
-    records = cycle(range(len(split.records)))
-    rng = np.random.default_rng(0)
+def training_memory(split: Split, recipe: Classifier, steps: int, device: torch.device) -> float:
+    """The largest memory in MiB of some training steps of a new network, the network and its optimiser included."""
+    records, rng = cycle(range(len(split.records))), np.random.default_rng(0)
     with peak_memory(device) as peak:
+        model = build_classifier(describe(recipe, split.classes)).to(device).train()
+        objective, sample = Objective(model, recipe), Sample(split, recipe, model.normalise.fill)
+        optimiser = build_optimiser(objective, recipe.training)
         for step in range(steps):
             chosen = islice(records, recipe.training.batch_size)
             batch = {**default_collate([sample(index, rng) for index in chosen]), "step": torch.tensor(step)}
@@ -47,39 +51,53 @@ def training_memory(model: VitClassifier, split: Split, recipe: Classifier, step
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, float]]:
-    """Under `mib`, once the block is left: the GPU's peak, or by how much the process's peak exceeds what it held before."""
+    """Under `mib`, once the block is left: the GPU's peak, or by how much the process's peak exceeds what it held before.
+
+    On a CPU without Linux's accounts, where a peak cannot be forgotten, only what exceeds the largest so far is seen.
+    """
     measured: dict[str, float] = {}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         yield measured
         measured["mib"] = torch.cuda.max_memory_allocated(device) / MIB
     else:
-        before = _resident()
+        before = _resident("VmRSS") if _forget_peak() else _peak()
         yield measured
-        measured["mib"] = max(0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+        measured["mib"] = max(0.0, _peak() - before)
 
 
-def _resident() -> float:
-    """What this process holds now in MiB; where the system does not say, what it has held at most."""
-    status = Path("/proc/self/statm")
-    if status.is_file():
-        return int(status.read_text().split()[1]) * resource.getpagesize() / MIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
+def _forget_peak() -> bool:
+    """Whether the system has made the process's peak what it holds now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak() -> float:
+    if Path("/proc/self/status").is_file():
+        return _resident("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB  # in bytes where there is no /proc
+
+
+def _resident(field: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)[1]) / 1024
 
 
 def seeds_per_second(model: VitClassifier, split: Split, recipe: Seeds, images: int, device: torch.device) -> float:
-    """Photographs a second that are read and localised for the classes of their tags, one by one, after an untimed one."""
+    """Photographs a second that are read and localised for the classes of their tags: the median, after two untimed ones."""
     records = [record for record in split.records if split.class_indices(record)]
-    chosen = list(islice(cycle(records), images + 1))
     model, recipe = model.eval().requires_grad_(False), with_depth(recipe, model)
-    started = 0.0
-    for place, record in enumerate(chosen):
-        if place == 1:
-            started = time.perf_counter()
+    seconds = []
+    for record in islice(cycle(records), images + WARM_UP):
+        started = time.perf_counter()
         localise_photograph(model, read_image(record.image), split.class_indices(record), recipe)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return images / (time.perf_counter() - started)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return 1 / median(seconds[WARM_UP:])
 
 
 def _as_costed(cost: Cost, classifier: Classifier, seeds: Seeds) -> tuple[Classifier, Seeds]:
@@ -101,9 +119,10 @@ def measure_cost(*, split: str, recipe: str, execution: Mapping, dataset: str, n
         cost, config.build(Classifier, wanted["classifier"], "classifier"), config.build(Seeds, wanted["seeds"], "seeds")
     )
     device = device_of(config.build(Execution, execution, "execution"))
+    memory = training_memory(records, classifier, cost.training_steps, device)
     model = build_classifier(describe(classifier, records.classes)).to(device)
     measured: dict[str, Any] = {
-        "training_memory_mb": round(training_memory(model, records, classifier, cost.steps, device)),
+        "training_memory_mb": round(memory),
         "images_per_second": seeds_per_second(model, records, seeds, cost.images, device),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "backbone": classifier.backbone,

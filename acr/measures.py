@@ -153,9 +153,14 @@ def otsu_threshold(maps: Iterable[Float[np.ndarray, "_ _ _"]]) -> float:
     """
     histogram = np.zeros(BINS, np.int64)
     for image in maps:
-        best = image.astype(np.float32).max(axis=0, initial=0)
-        histogram += np.bincount(bins_of(best).ravel(), minlength=BINS)
+        histogram += cell_histogram(image)
     return otsu(histogram) / 100
+
+
+def cell_histogram(maps: Float[np.ndarray, "_ _ _"]) -> Int64[np.ndarray, " bins"]:
+    """How many cells of the maps "K h w" of one image have their best score in each of the bins of `bins_of`."""
+    best = maps.astype(np.float32).max(axis=0, initial=0)
+    return np.bincount(bins_of(best).ravel(), minlength=BINS)
 
 
 def average_precision(scores: Float[np.ndarray, "M C"], tags: Float[np.ndarray, "M C"]) -> Float[np.ndarray, " C"]:
@@ -198,7 +203,6 @@ def scores_of(total: Confusion, names: Sequence[str]) -> dict[str, Any]:
 def identity(split: Split, stage: str, recipe: str, dataset: str, name: str, images: int) -> dict[str, Any]:
     """What a metrics file says beside its scores, which stand as null until they are known."""
     resolved = json.loads(recipe)
-    predicted = stage == "predictions"
     unknown = ("miou", "iou", "false_positive", "false_negative", "threshold", "miou_fixed", "threshold_fixed", "curve")
     return {
         "dataset": dataset,
@@ -207,7 +211,7 @@ def identity(split: Split, stage: str, recipe: str, dataset: str, name: str, ima
         "recipe": name,
         "images": images,
         **dict.fromkeys(unknown),
-        "crf": resolved["crf"] if predicted else None,
-        "scales": resolved["scales"] if predicted else None,
+        "crf": resolved.get("crf"),
+        "scales": resolved.get("scales"),
         "provenance": {"recipe": resolved},
     }

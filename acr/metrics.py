@@ -1,6 +1,6 @@
 """Metrics: what the stages made against the true masks, one JSON file a recipe and split; rates are in percent."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from acr.files import Arrays, write_json
 from acr.images import read_mask, upsample
 from acr.measures import (
     Confusion,
+    cell_histogram,
     confusion,
     curve,
     identity,
     number,
+    otsu,
     otsu_threshold,
     score_histogram,
     scores_of,
@@ -42,7 +44,8 @@ def measure_seeds(*, split: str | Path, maps: str | Path, recipe: str, dataset: 
     records, archive = read_split(split), Arrays(maps)
     histogram, images = _total(records, lambda record, truth: _histogram(records, record, truth, archive[record.image_id]))
     content = identity(records, "seeds", recipe, dataset, name, images)
-    write_json(output, content | _at_thresholds(records, histogram, (archive[item.image_id] for item in records.records)))
+    fixed = otsu_threshold(archive[record.image_id] for record in records.records)
+    write_json(output, content | _at_thresholds(records, histogram, fixed))
 
 
 def measure_layer_sweep(
@@ -53,18 +56,15 @@ def measure_layer_sweep(
     The other arguments and errors are those of `measure_seeds`.
     """
     records, archive = read_split(split), Arrays(maps)
-    depth = len(archive[records.records[0].image_id])
     histograms, images = _total(
         records,
         lambda record, truth: np.stack([_histogram(records, record, truth, each) for each in archive[record.image_id]]),
     )
+    cells = sum(np.stack([cell_histogram(each) for each in archive[item.image_id]]) for item in records.records)
+    depth = len(cells)
     layers = [
         {"layers": count, "first_layer": depth - count + 1}
-        | _at_thresholds(
-            records,
-            None if histograms is None else histograms[count - 1],
-            (archive[item.image_id][count - 1] for item in records.records),
-        )
+        | _at_thresholds(records, None if histograms is None else histograms[count - 1], otsu(cells[count - 1]) / 100)
         for count in range(1, depth + 1)
     ]
     write_json(output, identity(records, "layer_sweeps", recipe, dataset, name, images) | {"layers": layers})
@@ -76,11 +76,8 @@ def _histogram(
     return score_histogram(truth, upsample(maps, *truth.shape), split.class_indices(record), len(split.classes) + 1)
 
 
-def _at_thresholds(
-    split: Split, histogram: Int64[np.ndarray, "..."] | None, maps: Iterable[Float[np.ndarray, "_ _ _"]]
-) -> dict[str, Any]:
+def _at_thresholds(split: Split, histogram: Int64[np.ndarray, "..."] | None, fixed: float) -> dict[str, Any]:
     """What a metrics file says of maps: the fixed threshold, and where there are masks scores at the best one and the curve."""
-    fixed = otsu_threshold(maps)
     if histogram is None:
         return {"threshold_fixed": fixed}
     confusions = threshold_confusions(histogram)

@@ -369,8 +369,8 @@ class Cost:
     backbone: str | None = None  # in place of the classifier's
     image_size: int | None = None  # in place of that of classifier and seeds
     batch_size: int = 1  # of the training steps
-    steps: int = 3  # training steps that are measured
-    images: int = 10  # whose seeds are timed, after one that is not
+    training_steps: int = 3  # that are measured
+    images: int = 10  # whose seeds are timed
 
 
 @dataclass(frozen=True)

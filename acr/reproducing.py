@@ -90,7 +90,9 @@ In print, and of no consequence: P_h and P_w of Eq. 4 have the sizes of the turn
 on square grids only; the appendix's coordinates of quarter turns are those of other symmetries. Eq. 5 itself is right, on
 any grid.
 
-Without a key, since no setting can mean the other thing to anyone's use:
+The released script for localisation makes GETAM's maps by default; ACR's need `--start_layer 10 --getam_func grad --aff True`.
+
+Differences without a key of their own:
 
 | | official code | ours |
 | --- | --- | --- |
@@ -99,7 +101,9 @@ Without a key, since no setting can mean the other thing to anyone's use:
 | an absent class in the mean IoU | counts as 0 | is left out; the same on a whole data set, where none is absent |
 | counts of pixels | 32 bits, which COCO overflows | 64 bits |
 | the threshold of seeds | the best of 0.00 to 0.99 with the masks | the same, and beside it one fixed without masks |
-| position embedding at another size than it was trained with | bilinear | timm's bicubic; the same at 384 |
+| position embedding at another grid than it was trained with | bilinear, of squashed squares | timm's bicubic |
+| masks that seeds are counted with | SegmentationClassAug's of train | VOC's own of train |
+| maps from 0 to 1 | (x - min) / (max - min + 1e-6) of gradients | (x - min) / (max - min) |
 | PSA, DeepLab, CRF | not released | PSA's and DeepLabV2's own recipes, each key in `acr/recipes.py` |
 """
 

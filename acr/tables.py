@@ -88,6 +88,8 @@ def build_table(
         ValueError: a row names a recipe whose metrics are not given, or has no classes where these are asked for.
     """
     paper = PAPER[name].rows() if name in PAPER else []
+    if columns == "classes" and paper and PAPER[name].dataset not in {content["dataset"] for content in metrics.values()}:
+        paper = []  # classes of another data set, some of which have the same names
     ours = [_our_row(row, metrics, lineages or {}, columns == "classes") for row in rows]
     numbers = {row["method"]: row for row in paper}
     for row in ours:
@@ -113,8 +115,8 @@ def _our_row(row: Row, metrics: Metrics, lineages: Lineages, classes: bool) -> d
         "source": "ours",
         **(_class_figures(found) if classes else _figures(found)),
         "states": _distinct(str(len(contents)) for contents in found.values()),
-        **_measurement(found),
         **_origin(records),
+        **_measurement(found),
         "recipe": _distinct("/".join(recipe) for named in recipes.values() for recipe in named),
     }
 
@@ -144,8 +146,9 @@ def _figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, floa
 def _class_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float | None]:
     (contents,) = found.values()
     row: dict[str, float | None] = {}
-    for name in contents[0]["iou"] or ():
-        row |= _figure(f"{CLASS}{name}", [content["iou"][name] for content in contents])
+    if all(content["iou"] for content in contents):
+        for name in contents[0]["iou"]:
+            row |= _figure(f"{CLASS}{name}", [content["iou"][name] for content in contents])
     for column in ("miou", "threshold"):
         row |= _figure(column, [content[column] for content in contents])
     return row
@@ -161,13 +164,13 @@ def _figure(column: str, values: Sequence[float | None]) -> dict[str, float | No
 def _measurement(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str | None]:
     """How a row was measured, as its metrics say it."""
     measured = [content for key, contents in found.items() if key != "cost" for content in contents]
-    predictions, costs = found.get("predictions", ()), found.get("cost", ())
+    costs = found.get("cost", ())
     return {
         "split": _distinct(content["split"] for content in measured),
         "images": _distinct(str(content["images"]) for content in measured),
-        "crf": _distinct("no" if content["crf"] is None else "yes" for content in predictions),
+        "crf": _distinct("no" if content["crf"] is None else "yes" for content in measured),
         "scales": _distinct(" ".join(f"{scale:g}" for scale in content["scales"]) for content in measured if content["scales"]),
-        "device": _distinct(content["device"] for content in costs if content.get("device")),
+        **{key: _distinct(str(content[key]) for content in costs) for key in ("device", "backbone", "resolution") if costs},
     }
 
 
@@ -243,11 +246,12 @@ def caption(name: str, table: pd.DataFrame, dataset: str) -> str:
             "without masks (Otsu's)."
         )
     counts = sorted({int(each) for states in table["states"].dropna() for each in states.split(", ")})
-    if counts[-1:] > [1]:
+    costs_only = {"memory", "speed"} & set(table)
+    if counts and counts[-1] > 1:
         sentences.append(
             f"Our figures are the mean ± standard deviation (n - 1) over {' or '.join(map(str, counts))} random states."
         )
-    elif counts:
+    elif counts and not costs_only:
         sentences.append("Our figures are each of one random state.")
     if "device" in table:
         devices = _distinct(table["device"].dropna())

@@ -59,6 +59,7 @@ def test_costs_and_classes_are_tables_too(ablated: Path) -> None:
     costs = pd.read_csv(ablated / "tables" / "table_9.csv").set_index("source").loc["ours"]
     assert costs["speed"] > 0
     assert costs["device"] == "cpu"
+    assert (costs["backbone"], str(costs["resolution"])) == ("vit_stem8_96", "64")
     classes = pd.read_csv(ablated / "tables" / "table_10.csv")
     metrics = read_json(ablated / "metrics" / "predictions" / "deeplab_crf.val.json")
     ours = classes[classes["source"] == "ours"].iloc[0]
@@ -81,7 +82,7 @@ def test_a_target_that_the_configuration_lacks_says_where_it_is(run: Path) -> No
 def test_every_target_of_the_paper_plans_over_every_preset(tmp_path: Path) -> None:
     paper = [*(f"table_{number}" for number in range(1, 12)), "figure_8"]
     runs = []
-    for preset in ("config", "voc12", "voc12-small", "coco14"):
+    for preset in ("config", "voc12", "voc12-small", "coco14", "folder"):
         folder = tmp_path / preset
         folder.mkdir()
         configs = [ROOT / "config" / f"{name}.yaml" for name in (preset, "ablations")]

@@ -16,17 +16,17 @@ def test_memory_that_a_block_needed_is_seen() -> None:
     with peak_memory(torch.device("cpu")) as peak:
         held = torch.ones(3 * 2**26)  # 768 MiB, more than the process has held so far
         assert float(held[-1]) == 1
+    del held
     with peak_memory(torch.device("cpu")) as nothing:
         pass
-    assert 700 < peak["mib"] < 1500
-    del held
-    assert nothing["mib"] < 1500
+    assert 700 < peak["mib"] < 1000
+    assert nothing["mib"] < 100  # what was held before is forgotten
 
 
 @pytest.mark.parametrize(("backbone", "size"), [(None, None), ("deit_tiny_patch16_224", 64)])
 def test_costs_are_written_of_the_network_that_is_named(trained: dict, tmp_path: Path, backbone, size) -> None:
     recipe = {
-        "cost": asdict(Cost(seeds="acr", steps=1, images=2, backbone=backbone, image_size=size)),
+        "cost": asdict(Cost(seeds="acr", training_steps=1, images=2, backbone=backbone, image_size=size)),
         "seeds": asdict(Seeds(classifier="acr", image_size=32)),
         "classifier": asdict(Classifier(backbone="vit_stem8_96", image_size=32, training=Training(batch_size=4))),
     }
@@ -44,4 +44,5 @@ def test_costs_are_written_of_the_network_that_is_named(trained: dict, tmp_path:
     assert content["backbone"] == (backbone or "vit_stem8_96")
     assert content["resolution"] == (size or 32)
     assert 0.1 < content["images_per_second"] < 1000
-    assert 0 <= content["training_memory_mb"] < 2000
+    # DeiT-Tiny's 5.5 million weights alone, with gradient and momentum, are 63 MiB
+    assert (60 if backbone else 1) <= content["training_memory_mb"] < 2000

@@ -82,7 +82,7 @@ def test_seeds_are_measured_at_the_size_of_the_mask(data):
     assert result["false_positive"] == best.false_positive()
     assert result["false_negative"] == best.false_negative()
     keys = ("dataset", "split", "stage", "recipe", "images", "crf", "scales")
-    assert [result[key] for key in keys] == ["toy", "train", "seeds", "acr", 2, None, None]
+    assert [result[key] for key in keys] == ["toy", "train", "seeds", "acr", 2, None, [1.0]]
     assert result["provenance"]["recipe"] == json.loads(canonical(Seeds(classifier="acr")))
 
 

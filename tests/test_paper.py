@@ -63,7 +63,7 @@ def test_the_papers_numbers_by_spot_checks(name: str, method: str, column: str, 
     assert numbers(name, column)[method] == number
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", [name for name, table in PAPER.items() if table.methods])
 def test_the_columns_sum_to_what_the_page_sums_to(name: str) -> None:
     rows, sums = SUMS[name]
     assert len(PAPER[name].methods) == rows

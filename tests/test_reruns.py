@@ -123,7 +123,7 @@ def finished(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(run, folder, dirs_exist_ok=True)
     configuration = yaml.safe_load(MICRO.read_text())
     configuration["layer_sweeps"] = {"figure_8": {"seeds": "acr_star"}}
-    configuration["costs"] = {"here": {"seeds": "acr_star", "steps": 1, "images": 1}}
+    configuration["costs"] = {"here": {"seeds": "acr_star", "training_steps": 1, "images": 1}}
     configuration["tables"]["table_9"] = {"rows": [{"name": "ACR", "cost": "here"}]}
     made = snakemake(folder, "--", "figure_8", "table_9", config=[write(folder / "more.yaml", configuration)])
     assert made.returncode == 0, made.stdout + made.stderr

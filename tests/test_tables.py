@@ -65,7 +65,10 @@ def test_our_row_stands_beside_the_papers():
     assert pd.isna(star["pseudo_paper"])
     assert (table["source"][:16] == "paper").all()
     assert table["saliency"].fillna("open").tolist() == ["yes", "open", *["yes"] * 3, *["no"] * 13]
-    assert "crf" not in table
+    assert (ours["crf"], star["crf"]) == ("no", "no")
+    cleaned = {**METRICS, ("pseudo_labels", "mine"): {**PSEUDO, "crf": {"iterations": 5}}}
+    both = build_table("table_2", (Row("ACR", seeds="mine", pseudo_labels="mine"),), cleaned).to_dict("records")[-1]
+    assert both["crf"] == "no, yes"
 
 
 def test_predictions_know_crf_and_scales():
@@ -183,7 +186,7 @@ COST = {"stage": "costs", "recipe": "small", "dataset": "voc12", "training_memor
 
 
 def test_costs_say_on_which_device():
-    metrics = {("costs", "small"): {**COST, "device": "NVIDIA H100"}}
+    metrics = {("costs", "small"): {**COST, "device": "NVIDIA H100", "backbone": "deit_small", "resolution": 224}}
     table = build_table("table_9", (Row("ACR, DeiT-S", cost="small"),), metrics)
     ours = table.to_dict("records")[-1]
     assert (ours["memory"], ours["memory_paper"], ours["speed"], ours["speed_paper"]) == (1499.6, 1580, 7.126, 3.61)
@@ -194,7 +197,9 @@ def test_costs_say_on_which_device():
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[2].startswith("| PSA | paper | 3082 |  | 0.98 |  |")
     assert lines[-1].startswith("| **ACR, DeiT-S** | ours | 1500 | 1580 | 7.13 | 3.61 | 1 |")
-    assert not {"split", "images", "threshold"} & set(table)
+    assert not {"split", "images", "threshold", "crf"} & set(table)
+    assert (ours["backbone"], ours["resolution"], ours["device"]) == ("deit_small", "224", "NVIDIA H100")
+    assert "random state" not in caption("table_9", table, "textures")
 
 
 # ---- classes -----------------------------------------------------------------------------------------------------------------
@@ -238,10 +243,16 @@ def test_a_row_without_classes_is_refused():
 
 
 def test_without_truth_a_table_of_classes_shows_the_papers():
-    unknown = {("seeds", "mine"): {**SEEDS, "iou": None, "miou": None}}
+    unknown = {("seeds", "mine"): {**SEEDS, "dataset": "coco14", "iou": None, "miou": None}}
     table = build_table("table_11", (Row("ACR", seeds="mine"),), unknown, columns="classes")
     assert table["miou"].tolist()[:3] == [42.0, 43.8, 45.0]
     assert pd.isna(table["miou"].tolist()[3])
+
+
+def test_classes_of_another_data_set_are_not_mixed_with_ours():
+    table = build_table("table_11", (Row("ACR", seeds="other"),), BY_CLASS, columns="classes")
+    assert table["source"].tolist() == ["ours"]
+    assert not {"iou_person", "iou_train"} & set(table)
 
 
 # ---- where a row comes from --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from acr.models.vit import VitClassifier
@@ -27,7 +28,8 @@ class MctFormer(VitClassifier):
     def __init__(self, backbone: str, classes: int, normalisation: str, **options: Any) -> None:
         super().__init__(backbone, classes, normalisation, **options)
         network = self.network
-        if network.num_prefix_tokens != 1 or network.pos_embed is None or network.no_embed_class:
+        plain = isinstance(network, VisionTransformer) and network.num_prefix_tokens == 1
+        if not plain or network.pos_embed is None or network.no_embed_class:
             raise ValueError(
                 f"backbone is {backbone!r}, whose class token cannot be repeated for class_tokens: per_class; choose a "
                 "plain ViT or DeiT of timm"

@@ -82,8 +82,8 @@ def _transformer(backbone: str, classes: int) -> nn.Module:
     choose = "choose a ViT or DeiT of timm"
     try:
         network = timm.create_model(backbone, num_classes=classes, dynamic_img_size=True, global_pool="token")
-    except (TypeError, AssertionError):  # only vision transformers know of sizes, and of these some have nothing to pool
-        raise ValueError(f"backbone is {backbone!r}, which is no vision transformer with a class token; {choose}") from None
+    except (TypeError, AssertionError):  # what timm raises for options that a network does not know, or cannot follow
+        raise ValueError(f"backbone is {backbone!r}, which has no class token or only one size of images; {choose}") from None
     if getattr(network, "cls_token", None) is None:
         raise ValueError(f"backbone is {backbone!r}, which has no class token; {choose}")
     for block in network.blocks:

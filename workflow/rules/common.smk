@@ -218,18 +218,3 @@ MADE = {
 }
 # The names of all recipes: one that is taken out of the configuration leaves the report, though no file changes.
 SHOWN = json.dumps({section: sorted(PLAN.recipes[section]) for section in sorted(PLAN.recipes) if section != "weights"})
-
-# Targets by the names of the paper. Those that the configuration lacks say where they are to be had.
-PAPER = [*(f"table_{number}" for number in range(1, 12)), "figure_8"]
-TARGETS = {
-    **{name: lambda wildcards, name=name: lacking(name) for name in PAPER},
-    **{name: [RESULTS / "tables" / f"{name}.{kind}" for kind in ("csv", "md")] for name in PLAN.recipes["tables"]},
-    **{name: [RESULTS / "figures" / f"{name}.{kind}" for kind in ("csv", "png")] for name in PLAN.recipes["layer_sweeps"]},
-}
-
-
-def lacking(name):
-    """Refuses a target of the paper whose recipes the configuration does not have."""
-    raise WorkflowError(
-        f"the configuration has no {name}; lay config/ablations.yaml over it: --configfile PRESET config/ablations.yaml"
-    )

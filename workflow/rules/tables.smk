@@ -1,4 +1,4 @@
-# in: metrics; out: results/{dataset}/tables/{table}.csv and .md, figures/{sweep}.csv and .png; each a target by its name
+# in: metrics; out: results/{dataset}/tables/{table}.csv and .md, figures/{sweep}.csv and .png
 
 
 rule table:
@@ -37,12 +37,3 @@ rule layer_figure:
         code=code("write_layer_figure.py"),
     script:
         "../scripts/write_layer_figure.py"
-
-
-for target, files in TARGETS.items():
-
-    rule:
-        name:
-            target
-        input:
-            files,
