@@ -553,10 +553,13 @@ def test_files_that_are_no_weights(
     ("backbone", "message"),
     [
         ("vit_stem8_69", "backbone is 'vit_stem8_69', which timm does not know; did you mean 'vit_stem8_96'?"),
-        ("resnet10t", "backbone is 'resnet10t', which has no class token; choose a ViT or DeiT of timm"),
+        (
+            "resnet10t",
+            "backbone is 'resnet10t', which has no class token or only one size of images; choose a ViT or DeiT of timm",
+        ),
         (
             "swin_tiny_patch4_window7_224",
-            "backbone is 'swin_tiny_patch4_window7_224', which has no class token; choose a ViT or DeiT of timm",
+            "backbone is 'swin_tiny_patch4_window7_224', which has no class token or only one size of images; choose a ViT or DeiT of timm",
         ),
     ],
 )
