@@ -1,24 +1,19 @@
 """Figure 8: the seeds of one recipe from its last layer alone, its last two, and so on to all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float16
+from jaxtyping import Float
 from torch import Tensor
 
 from acr import config
-from acr.classifiers import read_classifier
-from acr.datasets.base import Record, Split, read_split, shard_of
-from acr.devices import device_of
-from acr.files import write_resumably
-from acr.images import read_image
 from acr.localisation import layer_gradients
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
-from acr.recipes import Execution, Seeds
-from acr.seeds import PRODUCTS, at_scales, mean_affinity, mirrored_back, normalise, sharpen, traced, with_depth
+from acr.recipes import Seeds
+from acr.seeds import PRODUCTS, map_shard, mean_affinity, mirrored_back, normalise, sharpen, traced
 
 
 def localise_from_each(
@@ -50,19 +45,10 @@ def _affinities(trace: Trace, recipe: Seeds, layers: int) -> Sequence[Float[Tens
     return means if recipe.affinity_power == 1 else [sharpen(mean, recipe.affinity_power) for mean in means]
 
 
-def _maps(model: VitClassifier, split: Split, record: Record, recipe: Seeds) -> Float16[np.ndarray, "L K h w"]:
-    classes = split.class_indices(record)
-    if not classes:
-        return np.zeros((recipe.layers, 0, 1, 1), np.float16)
-    return at_scales(localise_from_each, model, read_image(record.image), classes, recipe)
+def sweep_shard(*, recipe: str, **which: Any) -> None:
+    """Writes the maps "L K h w" of one shard; arguments as those of `acr.seeds.seed_shard`.
 
-
-def sweep_shard(
-    *, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str, made_from: Mapping
-) -> None:
-    """Writes the maps "L K h w" of one shard of a split; arguments as those of `acr.seeds.seed_shard`.
-
-    `recipe` is a Seeds; its number of layers does not count.
+    The recipe's number of layers does not count.
 
     Raises:
         ValueError: its method does not average gradients of layers.
@@ -70,11 +56,4 @@ def sweep_shard(
     seeds = config.load(Seeds, recipe)
     if seeds.method != "gradient":
         raise ValueError(f"method is {seeds.method!r}, which has no gradients of layers; sweep over seeds of method gradient")
-    classifier = read_classifier(model).to(device_of(config.build(Execution, execution, "execution")))
-    part, wanted = shard_of(read_split(split), shard), with_depth(replace(seeds, layers=None), classifier)
-    write_resumably(
-        output,
-        made_from,
-        [record.image_id for record in part.records],
-        lambda first: (_maps(classifier, part, record, wanted) for record in part.records[first:]),
-    )
+    map_shard(localise_from_each, replace(seeds, layers=None), lambda wanted: (wanted.layers, 0, 1, 1), **which)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from acr import config
 from acr.classifiers import read_classifier
-from acr.datasets.base import Record, Split, read_split, shard_of
+from acr.datasets.base import Record, read_split, shard_of
 from acr.devices import device_of
 from acr.files import write_resumably
 from acr.images import read_image, resize_image
@@ -156,23 +157,43 @@ def with_depth(recipe: Seeds, model: VitClassifier) -> Seeds:
     return replace(recipe, layers=recipe.layers or depth, affinity_layers=averaged)
 
 
-def _maps(model: VitClassifier, split: Split, record: Record, recipe: Seeds) -> Float16[np.ndarray, "K h w"]:
-    classes = split.class_indices(record)
-    if not classes:
-        return np.zeros((0, 1, 1), np.float16)
-    return localise_photograph(model, read_image(record.image), classes, recipe)
+def map_shard(
+    method: Callable[..., Tensor],
+    recipe: Seeds,
+    nothing: Callable[[Seeds], tuple[int, ...]],
+    *,
+    split: str,
+    model: str,
+    execution: Mapping,
+    shard: str,
+    output: str,
+    made_from: Mapping,
+) -> None:
+    """Writes what `method`, called as `localise` is, gives for one shard of a split, such as `0-of-4`, as an npz archive.
 
-
-def seed_shard(*, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str, made_from: Mapping) -> None:
-    """Writes the maps of one shard of a split, such as `0-of-4`, as an npz archive.
-
-    What an interrupted call `made_from` the same made is not made again.
+    Args:
+        method: see `at_scales`.
+        recipe: what to compute.
+        nothing: the shape of the maps of a photograph without tags.
+        split: table of the split.
+        model: model.safetensors of the classifier.
+        execution: how to run.
+        shard: which images.
+        output: the archive.
+        made_from: all that the maps are a function of: what an interrupted call of it made is not made again.
     """
     classifier = read_classifier(model).to(device_of(config.build(Execution, execution, "execution")))
-    part, wanted = shard_of(read_split(split), shard), with_depth(config.load(Seeds, recipe), classifier)
-    write_resumably(
-        output,
-        made_from,
-        [record.image_id for record in part.records],
-        lambda first: (_maps(classifier, part, record, wanted) for record in part.records[first:]),
-    )
+    part, wanted = shard_of(read_split(split), shard), with_depth(recipe, classifier)
+
+    def maps(record: Record) -> Float16[np.ndarray, "*K h w"]:
+        if not (classes := part.class_indices(record)):
+            return np.zeros(nothing(wanted), np.float16)
+        return at_scales(method, classifier, read_image(record.image), classes, wanted)
+
+    names = [record.image_id for record in part.records]
+    write_resumably(output, made_from, names, lambda first: map(maps, part.records[first:]))
+
+
+def seed_shard(*, recipe: str, **which: Any) -> None:
+    """Writes the maps "K h w" of one shard; `recipe` is a Seeds, the other arguments are those of `map_shard`."""
+    map_shard(localise, config.load(Seeds, recipe), lambda wanted: (0, 1, 1), **which)

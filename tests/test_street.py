@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "workflow" / "scripts").glob("*.py"))
 RULES = [ROOT / "workflow" / "Snakefile", *sorted((ROOT / "workflow" / "rules").glob("*.smk"))]
-LIGHT = ("acr.recipes", "acr.config", "acr.provenance", "acr.files")  # what planning may import
+LIGHT = ("acr.recipes", "acr.config", "acr.provenance", "acr.files", "acr.paper")  # what planning may import
 HEAVY = {"torch", "torchvision", "timm"}
 
 
