@@ -559,7 +559,8 @@ def test_files_that_are_no_weights(
         ),
         (
             "swin_tiny_patch4_window7_224",
-            "backbone is 'swin_tiny_patch4_window7_224', which has no class token or only one size of images; choose a ViT or DeiT of timm",
+            "backbone is 'swin_tiny_patch4_window7_224', which has no class token or only one size of images; choose a ViT or "
+            "DeiT of timm",
         ),
     ],
 )

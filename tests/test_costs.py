@@ -1,15 +1,18 @@
 """Table 9's figures: measured, plausible, and of the network that the recipe names."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from acr.costs import measure_cost, peak_memory
+from acr.costs import peak_memory
 from acr.files import read_json
 from acr.recipes import Classifier, Cost, Seeds, Training
+from tests.running import environment
 
 
 def test_memory_that_a_block_needed_is_seen() -> None:
@@ -31,18 +34,15 @@ def test_costs_are_written_of_the_network_that_is_named(trained: dict, tmp_path:
         "classifier": asdict(Classifier(backbone="vit_stem8_96", image_size=32, training=Training(batch_size=4))),
     }
     output = tmp_path / "cost.json"
-    measure_cost(
-        split=trained["split"],
-        recipe=json.dumps(recipe),
-        execution={"device": "cpu"},
-        dataset="toy",
-        name="acr",
-        output=str(output),
-    )
+    call = {"split": trained["split"], "recipe": json.dumps(recipe), "execution": {"device": "cpu"}}
+    call |= {"dataset": "toy", "name": "acr", "output": str(output)}
+    # in a process of its own, as in a job: this one has memory left to fill
+    command = [sys.executable, "-c", f"from acr.costs import measure_cost; measure_cost(**{call!r})"]
+    subprocess.run(command, check=True, env=environment())
     content = read_json(output)
     assert (content["stage"], content["recipe"], content["device"], content["images"]) == ("costs", "acr", "cpu", 2)
     assert content["backbone"] == (backbone or "vit_stem8_96")
     assert content["resolution"] == (size or 32)
     assert 0.1 < content["images_per_second"] < 1000
     # DeiT-Tiny's 5.5 million weights alone, with gradient and momentum, are 63 MiB
-    assert (60 if backbone else 1) <= content["training_memory_mb"] < 2000
+    assert (63 if backbone else 1) <= content["training_memory_mb"] < 2000
