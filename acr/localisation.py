@@ -32,7 +32,7 @@ def layer_gradients(
 
 
 def cam_maps(trace: Trace, classes: Sequence[int]) -> Float[Tensor, "K B P"]:
-    """CAM (Zhou et al., CVPR 2016) for transformers: the classifier's layer on every patch token, cut off at zero."""
+    """CAM (Zhou et al., CVPR 2016) for transformers: the classifier's weights on every patch token, cut off at zero."""
     return trace.class_maps[:, list(classes)].transpose(0, 1).clamp(min=0)
 
 

@@ -242,7 +242,7 @@ PAPER = {
             ("ACR", 67.3),
         ),
         note="Each method reads the layers that it was published with: TS-CAM and Generic all of them, Grad-CAM, carried over "
-        "to attention, the last one; CAM is the classifier's layer on every patch token. Generic + affinity takes the "
+        "to attention, the last one; CAM is the classifier's weights on every patch token. Generic + affinity takes the "
         "affinity of the layers that it reads, where the recipe of ACR names no others.",
     ),
     "table_6": PaperTable(

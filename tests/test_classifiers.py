@@ -92,7 +92,20 @@ def test_tokens_before_the_final_norm_are_those_of_the_last_block() -> None:
     model.network.blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
     trace = model(images)
     assert torch.allclose(trace.logits, model.network.head(seen[0][:, 0]), atol=1e-6)
-    assert torch.allclose(trace.class_maps[0].T, model.network.head(seen[0][0, 1:]), atol=1e-6)
+    assert torch.allclose(trace.class_maps[0].T, seen[0][0, 1:] @ model.network.head.weight.T, atol=1e-6)
+
+
+def test_class_maps_leave_the_bias_out() -> None:
+    """It lifts or lowers a map as a whole, which decides what of it is above zero: CAM has none."""
+    torch.manual_seed(0)
+    model = VitClassifier("vit_stem8_96", 5, "native").eval()
+    images = torch.rand(1, 3, 32, 32)
+    before = model(images)
+    with torch.no_grad():
+        model.network.head.bias += 3
+    after = model(images)
+    assert torch.equal(before.class_maps, after.class_maps)
+    assert torch.allclose(after.logits - before.logits, torch.full((1, 5), 3.0), atol=1e-5)
 
 
 def test_a_hybrid_s_convolutions_take_the_recipe_s_epsilon() -> None:

@@ -10,6 +10,7 @@ from timm.layers import StdConv2d, StdConv2dSame
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from acr.models.features import Normalise
 from acr.models.trace import Trace, recorded
@@ -68,9 +69,9 @@ class VitClassifier(nn.Module):
         return Trace(logits, tuple(attentions), class_maps, grid, special, self.class_tokens, self.pooled)
 
     def read(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C P"]]:
-        """Logits of the class token, and of every patch token by the same layer."""
+        """Logits of the class token, and class maps: what the same layer's weights, without its bias, make of the patches."""
         patches = tokens[:, self.network.num_prefix_tokens :]
-        return self.network.forward_head(tokens), self.network.head(patches).transpose(1, 2)
+        return self.network.forward_head(tokens), functional.linear(patches, self.network.head.weight).transpose(1, 2)
 
     def fitted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pretrained tensors under timm's names as this network needs them: here as they are."""
