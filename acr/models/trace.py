@@ -14,9 +14,9 @@ from acr.shapes import Grid
 class Trace:
     """Logits "B C", one attention "B A N N" a layer, class maps "B C P", the grid of patches and how many tokens are special.
 
-    `attentions` is a tuple: the gradient of a slice of a stacked tensor cannot be asked for. Class maps are what
-    the classifier makes of each patch token (CAM before anything is cut off); where they are `pooled`, their means are trained on the tags as well.
-    The first `class_tokens` of the special tokens are class tokens: one, or one a class.
+    `attentions` is a tuple: the gradient of a slice of a stacked tensor cannot be asked for. Class maps are what the
+    classifier makes of each patch token (CAM before anything is cut off); where they are `pooled`, their means are trained
+    on the tags as well. The first `class_tokens` of the special tokens are class tokens: one, or one a class.
     """
 
     logits: Tensor
