@@ -86,6 +86,8 @@ def test_every_target_of_the_paper_plans_over_every_preset(tmp_path: Path) -> No
         folder = tmp_path / preset
         folder.mkdir()
         configs = [ROOT / "config" / f"{name}.yaml" for name in (preset, "ablations")]
-        runs.append(dry_run(folder, "-q", "--", *paper, config=configs))
+        # rows of table 2 are the preset's own, and a folder's has none
+        targets = [name for name in paper if (preset, name) != ("folder", "table_2")]
+        runs.append(dry_run(folder, "-q", "--", *targets, config=configs))
     for answer in plans(runs):
         assert answer["status"] == 0, answer["output"]
