@@ -12,19 +12,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from acr.recipes import DATASETS, SECTIONS, TRAINED, VIEW_NAMES, WHOLE, Coco14, Execution, Folder, Table, Textures, Voc12
 
 POSITIVE = {
-    *(
-        "batch_size",
-        "images",
-        "training_steps",
-        "shards",
-        "processes",
-        "layers",
-        "image_size",
-        "crop_size",
-        "stride",
-        "radius",
-        "size",
-    ),
+    *("batch_size", "images", "training_steps", "shards", "processes", "layers"),
+    *("image_size", "crop_size", "stride", "radius", "size"),
     *("train_images", "val_images", "long_side", "crop_scales", "loss_scales", "scales", "dilations"),
 }
 NOT_EMPTY = {"views", "crop_scales", "scales", "dilations", "rows", "affinity_layers"}

@@ -184,8 +184,8 @@ CURVES = 8  # that can be told apart in one plot
 def best_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The metrics of seeds that have a curve, in their order; of many those of the highest mIoU."""
     curves = [content for content in metrics if content["curve"] is not None]
-    best = sorted(curves, key=lambda content: -content["miou"])[:CURVES]
-    return [content for content in curves if content in best]
+    best = sorted(range(len(curves)), key=lambda place: -curves[place]["miou"])[:CURVES]
+    return [curves[place] for place in sorted(best)]
 
 
 def plot_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:

@@ -57,9 +57,8 @@ def localise(
         classes: 0-based.
         recipe: what to compute.
     """
-    with torch.set_grad_enabled(recipe.method in DIFFERENTIATED):
-        trace = traced(model, image, recipe)
-        maps = METHODS[recipe.method](trace, classes, recipe)
+    trace = traced(model, image, recipe)
+    maps = METHODS[recipe.method](trace, classes, recipe)
     if recipe.refine:
         layers = recipe.affinity_layers or range(-recipe.layers, 0)
         maps = PRODUCTS[recipe.product](maps, mean_affinity(trace, layers, recipe.affinity_power))
