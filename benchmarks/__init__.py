@@ -1,0 +1,1 @@
+"""Our stages against the published algorithms written plainly: same inputs, same process, in turns. See docs/speed.md."""

@@ -1,0 +1,9 @@
+"""Pairs of seeds."""
+
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.pairs import Pair
+
+PAIRS: dict[str, Callable[[torch.device], Pair]] = {}
