@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from acr.distributed import on_all_devices
 from acr.files import read_json, write_json
 from acr.images import crop, read_image, resize_image
 from acr.measures import average_precision, identity, mean_of_known, number
+from acr.models.attention import Keep
 from acr.models.mctformer import MctFormer
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
@@ -42,7 +44,8 @@ def two_views(model: Callable[[Tensor], Trace], images: Float[Tensor, "B 3 H W"]
 
 def _part(trace: Trace, images: slice) -> Trace:
     attentions = tuple(attention[images] for attention in trace.attentions)
-    return replace(trace, logits=trace.logits[images], attentions=attentions, class_maps=trace.class_maps[images])
+    class_maps = None if trace.class_maps is None else trace.class_maps[images]
+    return replace(trace, logits=trace.logits[images], attentions=attentions, class_maps=class_maps)
 
 
 class Objective(nn.Module):
@@ -61,7 +64,8 @@ class Objective(nn.Module):
         images, recipe = batch["image"].float() / 255, self.recipe
         grid = Grid(images.shape[-2] // self.model.patch, images.shape[-1] // self.model.patch)
         view = draw(recipe.views, np.random.default_rng([recipe.training.random_state, int(batch["step"])]), grid)
-        trace, viewed = two_views(self.model, images, view)
+        keep = Keep(class_maps=self.model.pooled or recipe.class_maps > 0)
+        trace, viewed = two_views(partial(self.model, keep=keep), images, view)
         tags, sides = batch["tags"], (trace, viewed)
         heads = [logits for side in sides for logits in side.heads]
         if recipe.class_maps and not self.model.pooled:  # class maps that learn nothing would agree best where all are zero
@@ -100,7 +104,7 @@ def predict_tags(split: Split, model: str | Path, execution: Execution) -> Float
     network, logits = read_classifier(model).to(device), []
     for record in tqdm(split.records, desc="tags", disable=None):
         image = torch.from_numpy(resize_image(read_image(record.image), size, size)).permute(2, 0, 1)[None]
-        logits.append(network(image.to(device).float() / 255).logits[0].cpu().numpy())
+        logits.append(network(image.to(device).float() / 255, Keep(attention=())).logits[0].cpu().numpy())
     return np.stack(logits)
 
 

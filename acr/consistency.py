@@ -60,10 +60,11 @@ def view_consistency(
     trace: Trace, viewed: Trace, view: View, distance: Distance = "l1", reduction: Literal["mean", "sum"] = "mean"
 ) -> Consistency:
     """Eq. 1 and 2 between the trace of a batch and the trace of its view, over every layer."""
-    attentions = [attention.mean(1) for attention in trace.attentions]
-    restored = [restore(view, attention.mean(1), viewed.grid, viewed.special) for attention in viewed.attentions]
+    restored = [restore(view, attention, viewed.grid, viewed.special) for attention in viewed.attentions]
     tokens = {"special": trace.special, "class_tokens": trace.class_tokens}
-    return attention_consistency(attentions, restored, distance=distance, visible=view.visible, reduction=reduction, **tokens)
+    return attention_consistency(
+        trace.attentions, restored, distance=distance, visible=view.visible, reduction=reduction, **tokens
+    )
 
 
 def class_map_consistency(trace: Trace, viewed: Trace, view: View, tags: Float[Tensor, "B C"]) -> Float[Tensor, ""]:

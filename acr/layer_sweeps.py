@@ -10,7 +10,7 @@ from torch import Tensor
 
 from acr import config
 from acr.localisation import layer_gradients
-from acr.models.trace import Trace
+from acr.models.trace import Trace, affinity
 from acr.models.vit import VitClassifier
 from acr.recipes import Seeds
 from acr.seeds import PRODUCTS, map_shard, mean_affinity, mirrored_back, normalise, sharpen, traced
@@ -41,7 +41,7 @@ def from_last(layers: Float[Tensor, "L *B"]) -> Float[Tensor, "L *B"]:
 def _affinities(trace: Trace, recipe: Seeds, layers: int) -> Sequence[Float[Tensor, "B P P"]]:
     if recipe.affinity_layers is not None:
         return [mean_affinity(trace, recipe.affinity_layers, recipe.affinity_power)] * layers
-    means = list(from_last(torch.stack([affinity.detach() for affinity in trace.affinity()])))
+    means = list(from_last(torch.stack([affinity(attention, trace.special) for attention in trace.attentions])))
     return means if recipe.affinity_power == 1 else [sharpen(mean, recipe.affinity_power) for mean in means]
 
 

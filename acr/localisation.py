@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from acr.models.trace import Trace
+from acr.models.attention import Keep
+from acr.models.trace import Trace, activation
+from acr.recipes import Seeds
 
 
 def gradient_maps(
@@ -38,7 +40,8 @@ def cam_maps(trace: Trace, classes: Sequence[int]) -> Float[Tensor, "K B P"]:
 
 def ts_cam_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Tensor, "K B P"]:
     """TS-CAM (Gao et al., ICCV 2021): class-to-patch attention, averaged over heads and layers, times the class maps."""
-    attention = torch.stack(trace.activation()[-layers:]).mean(0)
+    rows = [activation(attention, trace.special, trace.class_tokens) for attention in trace.attentions[-layers:]]
+    attention = torch.stack(rows).mean(0)
     return trace.class_maps[:, list(classes)].transpose(0, 1) * attention
 
 
@@ -50,7 +53,7 @@ def grad_cam_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Te
     """
     maps = []
     for index, gradients in _gradients(trace, classes, layers):
-        rows = torch.stack([_row(attention, trace, index) for attention in trace.attentions[-layers:]])
+        rows = torch.stack([_row(attention, trace, index) for attention in trace.rows[-layers:]])
         weights = torch.stack([_row(gradient, trace, index).mean(-1, keepdim=True) for gradient in gradients])
         maps.append((weights * rows).sum(2).clamp(min=0).mean(0))
     return torch.stack(maps).detach()
@@ -64,7 +67,7 @@ def generic_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Ten
     """
     maps = []
     for index, gradients in _gradients(trace, classes, layers):
-        used = zip(gradients, trace.attentions[-layers:], strict=True)
+        used = zip(gradients, trace.rows[-layers:], strict=True)
         steps = [(gradient * attention.detach()).clamp(min=0).mean(1) for gradient, attention in used]
         relevance = torch.zeros_like(steps[0][:, :1])
         relevance[..., _token(trace, index)] = 1
@@ -76,9 +79,8 @@ def generic_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Ten
 
 def class_attention_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Tensor, "K B P"]:
     """MCTformer (Xu et al., CVPR 2022): attention of each class's token, mean of heads and layers, times its class map."""
-    rows = [[_row(attention, trace, index) for attention in trace.attentions[-layers:]] for index in classes]
-    attention = torch.stack([torch.stack(row).mean((0, 2)) for row in rows])
-    return attention * cam_maps(trace, classes)
+    mean, tokens = torch.stack(trace.attentions[-layers:]).mean(0), [_token(trace, index) for index in classes]
+    return mean[:, tokens, trace.special :].transpose(0, 1) * cam_maps(trace, classes)
 
 
 RECTIFIED = {
@@ -88,12 +90,12 @@ RECTIFIED = {
 
 
 def _gradients(trace: Trace, classes: Sequence[int], layers: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Each class, and the gradients of its logit with respect to the attentions "B A N N" of the last layers."""
+    """Each class, and the gradients of its logit with respect to the rows "B A R N" of the last layers."""
     for index in classes:
-        yield index, torch.autograd.grad(trace.logits[:, index].sum(), trace.attentions[-layers:], retain_graph=True)
+        yield index, torch.autograd.grad(trace.logits[:, index].sum(), trace.rows[-layers:], retain_graph=True)
 
 
-def _row(attention: Float[Tensor, "B A N N"], trace: Trace, index: int) -> Float[Tensor, "B A P"]:
+def _row(attention: Float[Tensor, "B A R N"], trace: Trace, index: int) -> Float[Tensor, "B A P"]:
     """What the token of a class has for each patch."""
     return attention[:, :, _token(trace, index), trace.special :]
 
@@ -111,3 +113,18 @@ METHODS = {
     "class_attention": lambda trace, classes, recipe: class_attention_maps(trace, classes, recipe.layers),
 }
 DIFFERENTIATED = {"gradient", "grad_cam", "generic"}
+READING = {"ts_cam", "class_attention"}  # the attention of the last layers
+OF_PATCHES = {"cam", *READING}
+
+
+def kept(recipe: Seeds, depth: int) -> Keep:
+    """What the trace of a network with `depth` layers has to keep for the maps of a recipe and their refinement."""
+    last = tuple(range(depth - recipe.layers, depth))
+    refining = [layer % depth for layer in recipe.affinity_layers or last] if recipe.refine else []
+    reading = last if recipe.method in READING else ()
+    return Keep(
+        attention=tuple({*refining, *reading}),
+        layers=recipe.layers if recipe.method in DIFFERENTIATED else 0,
+        all_rows=recipe.method == "generic",
+        class_maps=recipe.method in OF_PATCHES,
+    )

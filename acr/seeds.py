@@ -17,7 +17,7 @@ from acr.datasets.base import Record, read_split, shard_of
 from acr.devices import device_of
 from acr.files import write_resumably
 from acr.images import read_image, resize_image
-from acr.localisation import DIFFERENTIATED, METHODS
+from acr.localisation import METHODS, kept
 from acr.models.trace import Trace, affinity
 from acr.models.vit import VitClassifier
 from acr.recipes import Execution, Seeds
@@ -29,7 +29,7 @@ def mean_affinity(trace: Trace, layers: Sequence[int], power: float) -> Float[Te
 
     deviates: Eq. 8 has no power; with one, rows are made to sum to one again.
     """
-    chosen = [affinity(trace.attentions[layer].detach().mean(1), trace.special) for layer in layers]
+    chosen = [affinity(trace.attentions[layer], trace.special) for layer in layers]
     mean = torch.stack(chosen).mean(0)
     return mean if power == 1 else sharpen(mean, power)
 
@@ -68,8 +68,7 @@ def localise(
 def traced(model: VitClassifier, image: Float[Tensor, "3 H W"], recipe: Seeds) -> Trace:
     """The trace of an image and, where the recipe wants it, of its mirror image; differentiable where its method asks."""
     images = torch.stack([image, HFLIP.forward(image)]) if recipe.flip else image[None]
-    first = len(model.network.blocks) - recipe.layers
-    return model(images, differentiate_from=first if recipe.method in DIFFERENTIATED else None)
+    return model(images, kept(recipe, len(model.network.blocks)))
 
 
 def mirrored_back(maps: Float[Tensor, "*K B P"], trace: Trace, recipe: Seeds) -> Float[Tensor, "*K h w"]:

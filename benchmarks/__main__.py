@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures every pair, or those named, and prints the table; `make bench` writes it to docs/speed.md."""
+"""`python -m benchmarks`: measures all pairs, or those named, and prints the table; `make bench` writes docs/speed.md."""
 
 import argparse
 import os

@@ -15,6 +15,7 @@ from acr.consistency import class_map_consistency, view_consistency
 from acr.datasets.base import read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.files import read_json
+from acr.models.attention import Keep
 from acr.models.mctformer import MctFormer
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
@@ -50,7 +51,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_seam_star_compares_class_maps_of_the_classes_present() -> None:
     maps = torch.tensor([[[4.0, 2.0, -1.0, 0.0], [1.0, 1.0, 1.0, 1.0]]])
     other = torch.tensor([[[0.0, -3.0, 1.0, 2.0], [9.0, 0.0, 0.0, 0.0]]])
-    one, two = (Trace(torch.zeros(1, 2), (), each, Grid(1, 4), 1) for each in (maps, other))
+    one, two = (Trace(torch.zeros(1, 2), (), (), each, Grid(1, 4), 1) for each in (maps, other))
     tags = torch.tensor([[1.0, 0.0]])
     # (1, .5, 0, 0) against (0, 0, .5, 1) mirrored back
     assert class_map_consistency(one, two, HFLIP, tags) == pytest.approx(0.0)
@@ -79,7 +80,7 @@ def test_every_head_learns_the_tags() -> None:
     model, tags = MctFormer("vit_stem8_96", 5, "native").eval(), torch.eye(5)[:2]
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     terms = Objective(model, replace(RECIPE, views=("identity",)))({"image": images, "tags": tags, "step": torch.tensor(0)})
-    trace = model(images.float() / 255)
+    trace = model(images.float() / 255, Keep(class_maps=True))
     heads = (trace.logits, trace.class_maps.mean(-1))
     once = sum(functional.multilabel_soft_margin_loss(logits, tags) for logits in heads)
     assert torch.allclose(terms["classification"], 2 * once, atol=1e-5)
@@ -90,9 +91,10 @@ def test_tokens_before_the_final_norm_are_those_of_the_last_block() -> None:
     model = VitClassifier("vit_stem8_96", 5, "native", tokens="pre_norm").eval()
     images, seen = torch.rand(1, 3, 32, 32), []
     model.network.blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
-    trace = model(images)
-    assert torch.allclose(trace.logits, model.network.head(seen[0][:, 0]), atol=1e-6)
-    assert torch.allclose(trace.class_maps[0].T, seen[0][0, 1:] @ model.network.head.weight.T, atol=1e-6)
+    model.network(model.normalise(images))  # as timm has it
+    trace = model(images, Keep(class_maps=True))
+    assert torch.allclose(trace.logits, model.network.head(seen[0][:, 0]), atol=1e-5)
+    assert torch.allclose(trace.class_maps[0].T, seen[0][0, 1:] @ model.network.head.weight.T, atol=1e-5)
 
 
 def test_class_maps_leave_the_bias_out() -> None:
@@ -100,10 +102,10 @@ def test_class_maps_leave_the_bias_out() -> None:
     torch.manual_seed(0)
     model = VitClassifier("vit_stem8_96", 5, "native").eval()
     images = torch.rand(1, 3, 32, 32)
-    before = model(images)
+    before = model(images, Keep(class_maps=True))
     with torch.no_grad():
         model.network.head.bias += 3
-    after = model(images)
+    after = model(images, Keep(class_maps=True))
     assert torch.equal(before.class_maps, after.class_maps)
     assert torch.allclose(after.logits - before.logits, torch.full((1, 5), 3.0), atol=1e-5)
 
@@ -121,6 +123,7 @@ def test_a_hybrid_s_convolutions_take_the_recipe_s_epsilon() -> None:
         ("resnet10t", "which has no class token or only one size of images"),
         ("vit_base_patch16_siglip_224", "which has no class token"),
         ("vit_small_patch16_36x1_224", None),
+        ("vit_small_patch16_18x2_224", "whose blocks do not show their attention"),
         ("vit_relpos_small_patch16_224", "which"),
         ("beit_base_patch16_224", "which has no class token or only one size of images"),
         ("swin_tiny_patch4_window7_224", "which has no class token or only one size of images"),

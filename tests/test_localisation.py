@@ -1,6 +1,7 @@
 """The methods that Eq. 7 is compared with: numbers found on paper, cases in which two must coincide, and dense matrices."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acr.localisation import cam_maps, class_attention_maps, generic_maps, grad_cam_maps, gradient_maps, ts_cam_maps
+from acr.models.attention import Keep
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
 from acr.shapes import Grid
@@ -34,7 +36,8 @@ def linear(attentions: Tensor, gradients: Tensor, class_maps: Tensor, special: i
     leaves = tuple(layer[None].clone().requires_grad_() for layer in attentions.double())
     logits = sum((leaf * layer).sum((1, 2, 3)) for leaf, layer in zip(leaves, gradients.double().transpose(0, 1), strict=True))
     grid = Grid(1, attentions.shape[-1] - special)
-    return Trace(logits[None], leaves, class_maps[None].double(), grid, special, class_tokens)
+    means = tuple(leaf.mean(1) for leaf in leaves)
+    return Trace(logits[None], means, leaves, class_maps[None].double(), grid, special, class_tokens)
 
 
 def of_patches(rows: list) -> Tensor:
@@ -125,7 +128,8 @@ def transformer(
     rows = list(range(len(weights))) if class_tokens > 1 else [0] * len(weights)
     logits = tokens[:, rows] * torch.tensor(weights, dtype=torch.float64)
     patches = tokens[:, None, special:] * torch.tensor(weights, dtype=torch.float64)[:, None]
-    return Trace(logits, leaves, patches, Grid(1, tokens.shape[1] - special), special, class_tokens)
+    means = tuple(leaf.mean(1) for leaf in leaves)
+    return Trace(logits, means, leaves, patches, Grid(1, tokens.shape[1] - special), special, class_tokens)
 
 
 def two_layers_of(heads: int) -> Trace:
@@ -200,8 +204,8 @@ def random_trace(state: int, layers: int, heads: int, special: int = 1, class_to
 @given(st.integers(0, 999))
 def test_generic_of_one_layer_and_one_head_is_attention_times_gradient(state: int) -> None:
     trace = random_trace(state, layers=1, heads=1)
-    (gradient,) = torch.autograd.grad(trace.logits[:, 1].sum(), trace.attentions, retain_graph=True)
-    expected = (gradient * trace.attentions[0]).clamp(min=0)[:, 0, 0, 1:]
+    (gradient,) = torch.autograd.grad(trace.logits[:, 1].sum(), trace.rows, retain_graph=True)
+    expected = (gradient * trace.rows[0]).clamp(min=0)[:, 0, 0, 1:]
     torch.testing.assert_close(generic_maps(trace, (1,), 1)[0], expected, rtol=0, atol=1e-12)
 
 
@@ -254,14 +258,8 @@ def test_images_and_classes_do_not_mix(method: str, class_tokens: int) -> None:
     assert not torch.equal(found[0], found[1])
     for position, index in enumerate((2, 0)):
         torch.testing.assert_close(found[position], maps(trace, (index,), 2)[0], rtol=0, atol=1e-14)
-    changed = Trace(
-        trace.logits * torch.tensor([[1.0], [-3.0], [1.0], [1.0]], dtype=torch.float64),
-        trace.attentions,
-        trace.class_maps * torch.tensor([1.0, -3.0, 1.0, 1.0], dtype=torch.float64)[:, None, None],
-        trace.grid,
-        trace.special,
-        trace.class_tokens,
-    )
+    factors = torch.tensor([1.0, -3.0, 1.0, 1.0], dtype=torch.float64)
+    changed = replace(trace, logits=trace.logits * factors[:, None], class_maps=trace.class_maps * factors[:, None, None])
     others = [0, 2, 3]
     torch.testing.assert_close(maps(changed, (2, 0), 2)[:, others], found[:, others], rtol=0, atol=1e-14)
     assert not torch.equal(maps(changed, (2, 0), 2)[:, 1], found[:, 1])
@@ -272,7 +270,7 @@ def test_images_and_classes_do_not_mix(method: str, class_tokens: int) -> None:
 
 def relevance(trace: Trace, index: int, layers: int) -> np.ndarray:
     """R = (I + E_L) ... (I + E_1) "B N N" of Chefer et al., Eq. 5 and 6, image by image in NumPy."""
-    used = trace.attentions[-layers:]
+    used = trace.rows[-layers:]
     gradients = torch.autograd.grad(trace.logits[:, index].sum(), used, retain_graph=True)
     images = []
     for image in range(len(trace.logits)):
@@ -308,7 +306,7 @@ def small() -> VitClassifier:
 @pytest.mark.parametrize("layers", [1, 3, 12])
 def test_generic_of_a_vision_transformer_is_a_product_of_matrices(small: VitClassifier, layers: int) -> None:
     images = torch.rand(2, 3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    trace = small(images, differentiate_from=12 - layers)
+    trace = small(images, Keep(layers=layers, all_rows=True))
     for index, maps in zip((0, 2), generic_maps(trace, (0, 2), layers).detach(), strict=True):
         expected = relevance(trace, index, layers)[:, 0, 1:]
         assert expected.std() > 0.01 * expected.mean()

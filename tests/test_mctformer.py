@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from acr.consistency import view_consistency
 from acr.localisation import class_attention_maps, gradient_maps
+from acr.models.attention import Keep
 from acr.models.mctformer import MctFormer
 from acr.models.trace import activation
 from acr.models.vit import VitClassifier
@@ -25,7 +26,7 @@ def model() -> MctFormer:
 
 
 def test_a_trace_has_one_token_a_class_and_trained_class_maps(model: MctFormer) -> None:
-    trace = model(torch.rand(2, 3, 32, 48, dtype=torch.float64))
+    trace = model(torch.rand(2, 3, 32, 48, dtype=torch.float64), Keep(class_maps=True))
     assert (trace.grid, trace.special, trace.class_tokens) == (Grid(4, 6), CLASSES, CLASSES)
     assert trace.attentions[0].shape[-1] == CLASSES + 24
     assert trace.heads[0] is trace.logits
@@ -34,7 +35,7 @@ def test_a_trace_has_one_token_a_class_and_trained_class_maps(model: MctFormer) 
 
 def test_logits_are_the_means_of_class_tokens_and_maps_a_convolution(model: MctFormer) -> None:
     tokens = torch.arange(2.0 * (CLASSES + 6) * 128, dtype=torch.float64).view(2, CLASSES + 6, 128) / 1000
-    logits, maps = model.read(tokens, Grid(2, 3))
+    logits, maps = model.logits(tokens[:, :CLASSES]), model.class_maps(tokens[:, CLASSES:], Grid(2, 3))
     assert torch.allclose(logits, tokens[:, :CLASSES].mean(-1))
     # the cell of the first row and second column, from its 3x3 neighbourhood, outside which there is nothing
     weight, bias = model.network.head.weight, model.network.head.bias
@@ -93,11 +94,11 @@ def _mirrored(attention: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_maps_of_a_class_are_read_from_its_own_token(model: MctFormer) -> None:
-    trace = model(torch.rand(1, 3, 32, 32, dtype=torch.float64).requires_grad_())
+    trace = model(torch.rand(1, 3, 32, 32, dtype=torch.float64), Keep(layers=2, class_maps=True))
     maps = class_attention_maps(trace, (2,), 2)[0, 0]
-    row = torch.stack([attention[0, :, 2, CLASSES:] for attention in trace.attentions[-2:]]).mean((0, 1))
+    row = torch.stack([rows[0, :, 2, CLASSES:] for rows in trace.rows]).mean((0, 1))
     assert torch.allclose(maps, row * trace.class_maps[0, 2].clamp(min=0))
-    gradients = torch.autograd.grad(trace.logits[0, 1], trace.attentions[-1:], retain_graph=True)[0]
+    gradients = torch.autograd.grad(trace.logits[0, 1], trace.rows[-1:], retain_graph=True)[0]
     assert torch.allclose(gradient_maps(trace, (1,), 1)[0, 0], gradients[0, :, 1, CLASSES:].clamp(min=0).mean(0))
 
 

@@ -9,6 +9,7 @@ import torch
 
 from acr.images import upsample
 from acr.localisation import METHODS, gradient_maps
+from acr.models.attention import Keep
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
 from acr.recipes import Seeds
@@ -39,7 +40,7 @@ def two_layers(gain: float) -> Trace:
     values = torch.tensor([[5.0, 2.0, -3.0], [7.0, -4.0, gain]], dtype=torch.float64)
     token = sum(attention[:, 0, 0] @ value for attention, value in zip(attentions, values, strict=True))
     logits = token[:, None] * torch.tensor([1.0, -2.0], dtype=torch.float64)
-    return Trace(logits, attentions, torch.zeros(1, 3, 1), Grid(1, 2), 1)
+    return Trace(logits, (), attentions, None, Grid(1, 2), 1)
 
 
 def test_equation_7_on_paper() -> None:
@@ -52,7 +53,7 @@ def test_equation_7_on_paper() -> None:
 def test_negative_values_are_removed_head_by_head() -> None:
     attention = torch.full((1, 2, 2, 2), 0.5, requires_grad=True)
     logits = (attention[:, 0, 0, 1] * 3 - attention[:, 1, 0, 1] * 3)[:, None]
-    trace = Trace(logits, (attention,), torch.zeros(1, 2, 1), Grid(1, 1), 1)
+    trace = Trace(logits, (), (attention,), None, Grid(1, 1), 1)
     assert gradient_maps(trace, (0,), 1).tolist() == [[[1.5]]]
 
 
@@ -63,11 +64,10 @@ def test_equation_8_multiplies_the_map_by_the_affinity() -> None:
     assert torch.allclose(PRODUCTS["affinity_times_map"](maps, affinity), torch.tensor([[[1.1, 1.5]]]))
 
 
-def test_mean_affinity_averages_heads_and_layers() -> None:
-    first, second = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
-    second[0, 0, 1:, 1:] = torch.tensor([[0.2, 0.6], [0.1, 0.3]])
-    second[0, 1, 1:, 1:] = torch.tensor([[0.4, 0.2], [0.1, 0.3]])
-    trace = Trace(torch.zeros(1, 1), (first, second), torch.zeros(1, 3, 1), Grid(1, 2), 1)
+def test_mean_affinity_averages_layers() -> None:
+    first, second = torch.zeros(1, 3, 3), torch.zeros(1, 3, 3)
+    second[0, 1:, 1:] = torch.tensor([[0.3, 0.4], [0.1, 0.3]])
+    trace = Trace(torch.zeros(1, 1), (first, second), (), None, Grid(1, 2), 1)
     assert torch.allclose(mean_affinity(trace, [-1], 1.0), torch.tensor([[[0.3, 0.4], [0.1, 0.3]]]))
     assert torch.allclose(mean_affinity(trace, [0, 1], 1.0), torch.tensor([[[0.15, 0.2], [0.05, 0.15]]]))
     # squared: 9 : 16 and 1 : 9
@@ -109,22 +109,23 @@ def small() -> VitClassifier:
 def test_equation_7_equals_finite_differences(small: VitClassifier) -> None:
     """Every head and patch of two layers; the gradient is total: what an earlier attention changes in later ones counts."""
     images = torch.rand(1, 3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    trace = small(images, differentiate_from=10)
+    trace = small(images, Keep(layers=2))
     heads, patches, step = 3, 6, 1e-5
-    # one copy of the image for each entry of the class-to-patch attention, shifted in that entry
+    # one copy of the image for each entry of the class-to-patch attention, shifted in that entry in timm's own forward pass
     shifts = torch.zeros(heads * patches, heads, 7, 7, dtype=torch.float64)
     shifts[:, :, 0, 1:] = step * torch.eye(heads * patches, dtype=torch.float64).view(-1, heads, patches)
 
     def shifted(layer: int, sign: int) -> torch.Tensor:
-        attention = small.network.blocks[layer].attn.attn_drop
-        handle = attention.register_forward_hook(lambda module, inputs, output: output + sign * shifts)
+        attention = small.network.blocks[layer].attn
+        attention.fused_attn = False
+        handle = attention.attn_drop.register_forward_hook(lambda module, inputs, output: output + sign * shifts)
         with torch.no_grad():
-            logits = small(images.expand(len(shifts), -1, -1, -1)).logits[:, 2]
+            logits = small.network(small.normalise(images.expand(len(shifts), -1, -1, -1)))[:, 2]
         handle.remove()
         return logits.view(heads, patches)
 
     numeric = [(shifted(layer, 1) - shifted(layer, -1)) / (2 * step) for layer in (10, 11)]
-    gradients = torch.autograd.grad(trace.logits[:, 2].sum(), trace.attentions[10:], retain_graph=True)
+    gradients = torch.autograd.grad(trace.logits[:, 2].sum(), trace.rows, retain_graph=True)
     for expected, gradient in zip(numeric, gradients, strict=True):
         torch.testing.assert_close(gradient[0, :, 0, 1:], expected, rtol=1e-6, atol=1e-8)
     expected = torch.stack([gradient.clamp(min=0).mean(0) for gradient in numeric]).mean(0)
@@ -133,8 +134,8 @@ def test_equation_7_equals_finite_differences(small: VitClassifier) -> None:
 
 def test_the_graph_that_begins_at_the_first_used_layer_gives_the_same_maps(small: VitClassifier) -> None:
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    short = gradient_maps(small(images, differentiate_from=9), (0, 2), 3)
-    whole = gradient_maps(small(images, differentiate_from=0), (0, 2), 3)
+    short = gradient_maps(small(images, Keep(layers=3)), (0, 2), 3)
+    whole = gradient_maps(small(images, Keep(layers=12, all_rows=True)), (0, 2), 3)
     assert torch.allclose(short, whole, atol=1e-14, rtol=1e-12)
 
 
@@ -142,7 +143,7 @@ def test_negative_values_may_be_removed_layer_by_layer() -> None:
     first, second = (torch.full((1, 2, 2, 2), 0.5, requires_grad=True) for _ in range(2))
     # heads 3 and -1 in the first layer, -4 and 2 in the second: means 1 and -1
     logits = (first[:, 0, 0, 1] * 3 - first[:, 1, 0, 1] - second[:, 0, 0, 1] * 4 + second[:, 1, 0, 1] * 2)[:, None]
-    trace = Trace(logits, (first, second), torch.zeros(1, 1, 1), Grid(1, 1), 1)
+    trace = Trace(logits, (), (first, second), None, Grid(1, 1), 1)
     assert gradient_maps(trace, (0,), 2, "layers").tolist() == [[[0.5]]]
     assert gradient_maps(trace, (0,), 2, "heads").tolist() == [[[1.25]]]
 

@@ -41,10 +41,13 @@ class MctFormer(VitClassifier):
         nn.init.trunc_normal_(network.head.weight, std=0.02)
         nn.init.zeros_(network.head.bias)
 
-    def read(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C P"]]:
-        """Logits of the class tokens, and class maps of the patch tokens."""
-        patches = tokens[:, self.class_tokens :].transpose(1, 2).unflatten(-1, grid)
-        return tokens[:, : self.class_tokens].mean(-1), self.network.head(patches).flatten(2)
+    def logits(self, tokens: Float[Tensor, "B S D"]) -> Float[Tensor, "B C"]:
+        """The mean of each class token."""
+        return tokens.mean(-1)
+
+    def class_maps(self, patches: Float[Tensor, "B P D"], grid: Grid) -> Float[Tensor, "B C P"]:
+        """What the convolution makes of the patch tokens."""
+        return self.network.head(patches.transpose(1, 2).unflatten(-1, grid)).flatten(2)
 
     def fitted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pretrained tensors with the class token, and its place, once for each class."""

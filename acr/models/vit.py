@@ -12,8 +12,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from acr.models.attention import ATTENTION, Keep, readable, through
 from acr.models.features import Normalise
-from acr.models.trace import Trace, recorded
+from acr.models.trace import Trace
 from acr.shapes import Grid
 
 
@@ -58,20 +59,25 @@ class VitClassifier(nn.Module):
         """Pixels a side of one patch token."""
         return int(self.network.patch_embed.feat_ratio())
 
-    def forward(self, images: Float[Tensor, "B 3 H W"], differentiate_from: int | None = None) -> Trace:
-        """The trace of RGB `images` in [0, 1]; see `acr.models.trace.recorded` for `differentiate_from`."""
-        with recorded(self.network.blocks, differentiate_from) as attentions:
-            tokens = self.network.forward_features(self.normalise(images))
+    def forward(self, images: Float[Tensor, "B 3 H W"], keep: Keep = ATTENTION) -> Trace:
+        """The trace of RGB `images` in [0, 1], with what it is to `keep` beside the logits."""
+        network, special = self.network, self.network.num_prefix_tokens
+        tokens = network.norm_pre(network.patch_drop(network._pos_embed(network.patch_embed(self.normalise(images)))))
         grid = Grid(images.shape[-2] // self.patch, images.shape[-1] // self.patch)
-        special = self.network.num_prefix_tokens
         assert tokens.shape[1] == special + grid.patches, (tokens.shape, grid)
-        logits, class_maps = self.read(tokens, grid)
-        return Trace(logits, tuple(attentions), class_maps, grid, special, self.class_tokens, self.pooled)
+        tokens, attentions, rows = through(network.blocks, tokens, special, keep)
+        tokens = network.norm(tokens)
+        class_maps = self.class_maps(tokens[:, special:], grid) if keep.class_maps else None
+        logits = self.logits(tokens[:, :special])
+        return Trace(logits, attentions, rows, class_maps, grid, special, self.class_tokens, self.pooled)
 
-    def read(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C P"]]:
-        """Logits of the class token, and class maps: what the same layer's weights, without its bias, make of the patches."""
-        patches = tokens[:, self.network.num_prefix_tokens :]
-        return self.network.forward_head(tokens), functional.linear(patches, self.network.head.weight).transpose(1, 2)
+    def logits(self, tokens: Float[Tensor, "B S D"]) -> Float[Tensor, "B C"]:
+        """What the classifier makes of the special tokens."""
+        return self.network.forward_head(tokens)
+
+    def class_maps(self, patches: Float[Tensor, "B P D"], grid: Grid) -> Float[Tensor, "B C P"]:
+        """What the same layer's weights, without its bias, make of the patch tokens."""
+        return functional.linear(patches, self.network.head.weight).transpose(1, 2)
 
     def fitted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pretrained tensors under timm's names as this network needs them: here as they are."""
@@ -87,10 +93,8 @@ def _transformer(backbone: str, classes: int) -> nn.Module:
         raise ValueError(f"backbone is {backbone!r}, which has no class token or only one size of images; {choose}") from None
     if getattr(network, "cls_token", None) is None:
         raise ValueError(f"backbone is {backbone!r}, which has no class token; {choose}")
-    for block in network.blocks:
-        if not isinstance(getattr(getattr(block, "attn", None), "attn_drop", None), nn.Module):
-            raise ValueError(f"backbone is {backbone!r}, whose blocks do not show their attention; {choose}")
-        block.attn.fused_attn = False  # the fused kernel never forms the attention matrix
+    if not all(map(readable, network.blocks)):
+        raise ValueError(f"backbone is {backbone!r}, whose blocks do not show their attention; {choose}")
     return network
 
 

@@ -1,0 +1,207 @@
+"""The blocks of a timm transformer taken apart, so that their attention can be read and is formed only where it is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from timm.layers import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Bytes of the attention that is formed at once. On a CPU what is computed with it should find it in the cache; a GPU
+# wants large pieces, of which the memory is a small part.
+PIECE = {"cpu": 2**21, "cuda": 2**28}
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What a forward pass leaves beside the logits; nothing is computed that neither it nor they need.
+
+    Args:
+        attention: layers, counted from 0, whose attention averaged over heads is kept; None: all.
+        layers: how many last layers have rows kept, head by head, of which gradients can be asked.
+        all_rows: whether these are the rows of all tokens rather than those of the special ones.
+        class_maps: whether the patch tokens of the last layer are read.
+    """
+
+    attention: tuple[int, ...] | None = None
+    layers: int = 0
+    all_rows: bool = False
+    class_maps: bool = False
+
+    def reads(self, layer: int) -> bool:
+        """Whether the attention of a layer is kept."""
+        return self.attention is None or layer in self.attention
+
+
+ATTENTION = Keep()  # of every layer
+
+
+class Passed(NamedTuple):
+    """Tokens behind the last block, with patches where these are read; attentions and rows as in `acr.models.trace.Trace`."""
+
+    tokens: Tensor
+    attentions: tuple[Tensor | None, ...]
+    rows: tuple[Tensor, ...]
+
+
+def through(blocks: nn.Sequential, tokens: Float[Tensor, "B N D"], special: int, keep: Keep) -> Passed:
+    """Sends tokens, of which the first are `special`, through the blocks.
+
+    Where `keep.layers` asks for rows, parameters must be frozen: the graph begins at the rows of the first of these
+    layers. Patch tokens are apart from there on, so that it holds no more than what the rows can reach.
+    """
+    first = len(blocks) - keep.layers
+    behind = tokens.shape[1] if keep.class_maps else special  # tokens that are read behind the last block
+    attentions, rows = [], []
+    for layer, block in enumerate(blocks[:first]):
+        count = behind if layer == len(blocks) - 1 else tokens.shape[1]
+        tokens, mean = _whole(block, tokens, count, keep.reads(layer))
+        attentions.append(mean)
+    if not keep.layers:
+        return Passed(tokens, tuple(attentions), ())
+    own = tokens.shape[1] if keep.all_rows else special
+    tokens, patches = tokens[:, :own], tokens[:, own:]
+    for layer, block in enumerate(blocks[first:], first):
+        used = patches.shape[1] if keep.class_maps or layer < len(blocks) - 1 else 0
+        tokens, patches, row, mean = _apart(block, tokens, patches, used, keep.reads(layer))
+        attentions.append(mean)
+        rows.append(row)
+    return Passed(torch.cat([tokens, patches], 1), tuple(attentions), tuple(rows))
+
+
+def _whole(block: Block, tokens: Tensor, count: int, read: bool) -> tuple[Tensor, Tensor | None]:
+    """The first `count` tokens behind a block, and its mean attention where it is read."""
+    heads = project(block, tokens)
+    if read:
+        output, mean = gather_and_mean(heads)
+        output = output[:, :, :count]
+    else:
+        output, mean = gather(heads._replace(queries=heads.queries[:, :, :count])), None
+    return finish(block, tokens[:, :count], output), mean
+
+
+def _apart(
+    block: Block, tokens: Tensor, patches: Tensor, used: int, read: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Tokens and the first `used` patches behind a block, the tokens' rows of its attention, and its mean where it is read."""
+    own, others = project(block, tokens), project(block, patches)
+    keys, values = (torch.cat(pair, 2) for pair in ((own.keys, others.keys), (own.values, others.values)))
+    rows = attention_of(own.queries, keys)
+    if not rows.requires_grad:
+        rows.requires_grad_()
+    heads, mean = Heads(others.queries, keys, values), None
+    if read:
+        output, patch_mean = gather_and_mean(heads)
+        mean = torch.cat([rows.mean(1), patch_mean], 1).detach()
+        output = output[:, :, :used]
+    else:
+        output = gather(heads._replace(queries=others.queries[:, :, :used]))
+    behind = finish(block, patches[:, :used], output) if used else patches[:, :0]
+    return finish(block, tokens, rows.to(values.dtype) @ values), behind, rows, mean
+
+
+class Heads(NamedTuple):
+    """Queries, keys and values, "B A N d" each."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+def readable(block: nn.Module) -> bool:
+    """Whether `block` is one that this module can take apart: timm's plain pre-norm block, without dropped attention."""
+    layer = getattr(block, "attn", None)
+    if type(block) is not Block or type(layer) is not Attention:
+        return False
+    plain = getattr(layer, "gate", None) is None and isinstance(getattr(layer, "norm", nn.Identity()), nn.Identity)
+    return plain and layer.attn_drop.p == 0
+
+
+def project(block: Block, tokens: Float[Tensor, "B N D"]) -> Heads:
+    """What the heads of a block make of its tokens."""
+    layer = block.attn
+    shape = (*tokens.shape[:2], 3, layer.num_heads, layer.qkv.out_features // (3 * layer.num_heads))
+    queries, keys, values = layer.qkv(block.norm1(tokens)).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
+    return Heads(layer.q_norm(queries), layer.k_norm(keys), values)
+
+
+def finish(block: Block, tokens: Float[Tensor, "B N D"], output: Float[Tensor, "B A N d"]) -> Float[Tensor, "B N D"]:
+    """The tokens behind the block, from those before it and what its heads gathered for them."""
+    layer = block.attn
+    gathered = layer.proj_drop(layer.proj(output.transpose(1, 2).flatten(2)))
+    tokens = tokens + block.drop_path1(block.ls1(gathered))
+    return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+
+
+def gather(heads: Heads) -> Float[Tensor, "B A N d"]:
+    """What each token gathers from all others; the attention itself is never formed."""
+    return functional.scaled_dot_product_attention(*heads)
+
+
+def attention_of(queries: Float[Tensor, "*B N d"], keys: Float[Tensor, "*B M d"]) -> Float[Tensor, "*B N M"]:
+    """Attention head by head: rows are queries and sum to one."""
+    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+def gather_and_mean(heads: Heads) -> tuple[Float[Tensor, "B A N d"], Float[Tensor, "B N M"]]:
+    """What each token gathers, and the attention averaged over heads; both can be differentiated.
+
+    The attention of all heads, N M numbers each, is formed piece by piece and never kept: the backward pass forms it again.
+    """
+    return _GatherAndMean.apply(*heads)
+
+
+class _GatherAndMean(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        context.save_for_backward(queries, keys, values)
+        context.set_materialize_grads(False)
+        output = values.new_empty(*queries.shape[:-1], values.shape[-1])
+        mean = torch.zeros(len(keys), queries.shape[2], keys.shape[2], dtype=_wide(queries), device=keys.device)
+        for images, heads in _pieces(queries, keys):
+            piece = images, heads
+            attention = attention_of(queries[piece], keys[piece])
+            output[piece] = attention.to(values.dtype) @ values[piece]
+            mean[images] += attention.sum(1)
+        return output, mean.div_(queries.shape[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, of_output: Tensor | None, of_mean: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        queries, keys, values = context.saved_tensors
+        gradients = [torch.zeros_like(each) for each in (queries, keys, values)]
+        scale = queries.shape[-1] ** -0.5
+        for images, heads in _pieces(queries, keys):
+            piece = images, heads
+            attention = attention_of(queries[piece], keys[piece])
+            inward = 0
+            if of_mean is not None:
+                inward = (of_mean[images] / queries.shape[1]).unsqueeze(1)
+            if of_output is not None:
+                gradients[2][piece] = attention.to(values.dtype).transpose(-1, -2) @ of_output[piece]
+                inward = inward + of_output[piece] @ values[piece].transpose(-1, -2)
+            inward = torch.ops.aten._softmax_backward_data(inward.expand_as(attention), attention, -1, attention.dtype)
+            inward = inward.to(queries.dtype) * scale
+            gradients[0][piece] = inward @ keys[piece]
+            gradients[1][piece] = inward.transpose(-1, -2) @ queries[piece]
+        return tuple(gradients)
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _pieces(queries: Float[Tensor, "B A N d"], keys: Float[Tensor, "B A M d"]) -> Iterator[tuple[slice, slice]]:
+    """Images and heads whose attention is formed at once: several images with all heads, or some heads of one image."""
+    images, heads, rows = queries.shape[:3]
+    one = max(1, rows * keys.shape[2] * 4)
+    some = max(1, PIECE[queries.device.type] // one)
+    step = max(1, some // heads)
+    for image in range(0, images, step):
+        for head in range(0, heads, min(some, heads)):
+            yield slice(image, image + step), slice(head, head + min(some, heads))
