@@ -1,15 +1,16 @@
 """The blocks of a timm transformer taken apart, so that their attention can be read and is formed only where it is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from timm.layers import Attention
+from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 # Bytes of the attention that is formed at once. On a CPU what is computed with it should find it in the cache; a GPU
 # wants large pieces, of which the memory is a small part.
@@ -125,7 +126,7 @@ def project(block: Block, tokens: Float[Tensor, "B N D"]) -> Heads:
     """What the heads of a block make of its tokens."""
     layer = block.attn
     shape = (*tokens.shape[:2], 3, layer.num_heads, layer.qkv.out_features // (3 * layer.num_heads))
-    queries, keys, values = layer.qkv(block.norm1(tokens)).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
+    queries, keys, values = lean(layer.qkv, block.norm1, tokens).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
     return Heads(layer.q_norm(queries), layer.k_norm(keys), values)
 
 
@@ -134,7 +135,25 @@ def finish(block: Block, tokens: Float[Tensor, "B N D"], output: Float[Tensor, "
     layer = block.attn
     gathered = layer.proj_drop(layer.proj(output.transpose(1, 2).flatten(2)))
     tokens = tokens + block.drop_path1(block.ls1(gathered))
-    return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+    return tokens + block.drop_path2(block.ls2(_perceptron(block, tokens)))
+
+
+def _perceptron(block: Block, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    layer = block.mlp
+    if type(layer) is not Mlp:
+        return layer(block.norm2(tokens))
+    hidden = lean(layer.fc1, block.norm2, tokens)
+    return layer.drop2(lean(layer.fc2, lambda each: layer.norm(layer.drop1(layer.act(each))), hidden))
+
+
+def lean(layer: nn.Linear, before: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """`layer(before(tensor))`, of which a layer that is trained keeps no more than `tensor`.
+
+    What its weights' gradient is made from costs little beside the layer itself, and is computed again when it is asked for.
+    """
+    if not layer.weight.requires_grad:
+        return layer(before(tensor))
+    return checkpoint(lambda each: layer(before(each)), tensor, use_reentrant=False, preserve_rng_state=False)
 
 
 def gather(heads: Heads) -> Float[Tensor, "B A N d"]:
