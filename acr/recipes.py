@@ -166,6 +166,8 @@ class Training:
     schedule: Literal["poly", "one_cycle", "constant"] = "poly"
     power: float = 0.9  # of the poly schedule
     clip_norm: float | None = None  # largest norm of the gradient of all parameters together
+    # of products of matrices and convolutions; bfloat16 only pays where the hardware has it
+    precision: Literal["float32", "bfloat16"] = "float32"
     random_state: int = 0
 
 
@@ -412,6 +414,7 @@ class Execution:
     device: str = "auto"  # auto, cpu, cuda, or one of several GPUs as cuda:1
     processes: int = 1  # that train one network together, each on a GPU of its own
     shards: int = 1
+    batch: int = 1  # photographs of one size that a classifier localises at once: more are quicker on a GPU
     workers: int = 2  # processes that read images or run CRFs
     checkpoint_seconds: float = 120.0  # between two checkpoints of a training run, which is what a kill can cost
     mirrors: tuple[str, ...] = ()  # folders or addresses where archives are looked for before their own addresses
