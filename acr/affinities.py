@@ -34,6 +34,7 @@ from acr.training import Run, fit, freeze_norm, freeze_stem, save_trained
 Offset = tuple[int, int]
 EPSILON = 1e-5  # keeps the logarithms of the loss finite
 TOLERANCE = 1e-8  # of a walk, in the norm in which its matrix is symmetric
+NEGLIGIBLE = 1e-20  # weights below it change nothing, but arithmetic with them is slow where its results are subnormal
 CACHED = 100_000  # features whose differences stay in a processor's cache
 
 
@@ -142,12 +143,14 @@ def transition(affinities: Float[np.ndarray, " E"], grid: Grid, offsets: Sequenc
     diagonals of the matrix, so that diagonals are how it is stored: a product with it is a few dozen contiguous
     multiply-adds.
     """
-    diagonals = {0: np.ones(grid, affinities.dtype)}
+    powers = affinities**exponent
+    powers[powers < NEGLIGIBLE] = 0
+    diagonals = {0: np.ones(grid, powers.dtype)}
     start = 0
     for y, x in offsets:
         first, second = pairs((y, x), grid)
         shape = diagonals[0][first].shape
-        values = affinities[start : start + shape[0] * shape[1]].reshape(shape) ** exponent
+        values = powers[start : start + shape[0] * shape[1]].reshape(shape)
         start += values.size
         if values.size:
             # an entry of a matrix stored by diagonals lies at its column; on a narrow grid two offsets may share a diagonal
