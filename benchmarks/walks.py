@@ -92,7 +92,7 @@ def _gather(device: torch.device) -> Pair:
     )
 
 
-def _inference(backbone: str, device: torch.device) -> Pair:
+def _inference(backbone: str, goal: str, device: torch.device) -> Pair:
     """What PSA does with one photograph: its network's features, affinities, the walk."""
     torch.manual_seed(0)
     network = AffinityNet(backbone, 8, "native", {}).requires_grad_(False).eval().to(device)
@@ -113,7 +113,7 @@ def _inference(backbone: str, device: torch.device) -> Pair:
         ours=lambda number: walk(image, maps),
         difference=_apart,
         tolerance=1e-5,
-        goal="walk and affinities ≤ 5 % of ours",
+        goal=goal,
     )
 
 
@@ -121,6 +121,6 @@ PAIRS: dict[str, Callable[[torch.device], Pair]] = {
     "walk": _walk,
     "walk_large": _walk_large,
     "gather": _gather,
-    "psa_inference": functools.partial(_inference, Affinity(seeds="").backbone),
-    "psa_inference_small": functools.partial(_inference, "mobilenetv2_100"),
+    "psa_inference": functools.partial(_inference, Affinity(seeds="").backbone, "walk and affinities ≤ 5 % of ours"),
+    "psa_inference_small": functools.partial(_inference, "mobilenetv2_100", ""),
 }
