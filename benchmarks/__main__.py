@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> None:
         os.environ[inputs.ROOT] = wanted.photographs
     torch.set_num_threads(wanted.threads)
     device = torch.device(wanted.device)
+    torch.backends.cudnn.allow_tf32 = False  # results are compared to a thousandth
     if wanted.peak:
         name, side = wanted.peak
         sys.stdout.write(str(pairs.peak(getattr(PAIRS[name](device), side), device)))
