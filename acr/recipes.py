@@ -412,6 +412,7 @@ class Execution:
     device: str = "auto"  # auto, cpu, cuda, or one of several GPUs as cuda:1
     processes: int = 1  # that train one network together, each on a GPU of its own
     shards: int = 1
+    threads: int = 16  # of a job that runs a network or CRFs, where as many cores are allowed
     workers: int = 2  # processes that read images or run CRFs
     checkpoint_seconds: float = 120.0  # between two checkpoints of a training run, which is what a kill can cost
     mirrors: tuple[str, ...] = ()  # folders or addresses where archives are looked for before their own addresses
