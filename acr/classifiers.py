@@ -70,7 +70,7 @@ class Objective(nn.Module):
         heads = [logits for side in sides for logits in side.heads]
         if recipe.class_maps and not self.model.pooled:  # class maps that learn nothing would agree best where all are zero
             heads += [side.class_maps.mean(-1) for side in sides]
-        classification = sum(functional.multilabel_soft_margin_loss(logits, tags) for logits in heads)
+        classification = sum(functional.multilabel_soft_margin_loss(logits.to(tags.dtype), tags) for logits in heads)
         terms = view_consistency(trace, viewed, view, recipe.distance, recipe.reduction)._asdict()
         loss = classification + recipe.activation * terms["activation"] + recipe.affinity * terms["affinity"]
         if recipe.class_maps:

@@ -13,18 +13,18 @@ from acr.localisation import layer_gradients
 from acr.models.trace import Trace, affinity
 from acr.models.vit import VitClassifier
 from acr.recipes import Seeds
-from acr.seeds import PRODUCTS, map_shard, mean_affinity, mirrored_back, normalise, sharpen, traced
+from acr.seeds import PRODUCTS, map_shard, mean_affinity, mirrored_back, normalise, of_trace, sharpen, traced
 
 
 def localise_from_each(
-    model: VitClassifier, image: Float[Tensor, "3 H W"], classes: Sequence[int], recipe: Seeds
-) -> Float[Tensor, "L K h w"]:
+    model: VitClassifier, images: Float[Tensor, "B 3 H W"], classes: Sequence[Sequence[int]], recipe: Seeds
+) -> Float[Tensor, "L K B h w"]:
     """`acr.seeds.localise` with the last 1, 2, ... L layers, from one forward pass and one backward pass a class.
 
     Affinities follow the number of layers as they do there; where the recipe names their layers they are the same for all.
     """
-    trace = traced(model, image, recipe)
-    maps = from_last(layer_gradients(trace, classes, recipe.layers, recipe.rectify))
+    trace = traced(model, images, recipe)
+    maps = from_last(layer_gradients(trace, of_trace(classes, trace), recipe.layers, recipe.rectify))
     if recipe.refine:
         maps = torch.stack(
             [PRODUCTS[recipe.product](*pair) for pair in zip(maps, _affinities(trace, recipe, len(maps)), strict=True)]

@@ -4,16 +4,24 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from acr.models.attention import Keep
 from acr.models.trace import Trace, activation
 from acr.recipes import Seeds
 
+Classes = Int64[Tensor, "K B"]  # 0-based: the first class of each image, the second, and so on
+
+
+def asked(classes: Sequence[Sequence[int]]) -> Classes:
+    """The classes of several images; one that has fewer than another asks again for its first."""
+    count = max(map(len, classes))
+    return torch.tensor([[*each, *[each[0]] * (count - len(each))] for each in classes]).T
+
 
 def gradient_maps(
-    trace: Trace, classes: Sequence[int], layers: int, rectify: Literal["heads", "layers"] = "heads"
+    trace: Trace, classes: Classes, layers: int, rectify: Literal["heads", "layers"] = "heads"
 ) -> Float[Tensor, "K B P"]:
     """Eq. 7: gradients of each class's logit with respect to the class-to-patch attention of the last layers.
 
@@ -24,63 +32,63 @@ def gradient_maps(
 
 
 def layer_gradients(
-    trace: Trace, classes: Sequence[int], layers: int, rectify: Literal["heads", "layers"]
+    trace: Trace, classes: Classes, layers: int, rectify: Literal["heads", "layers"]
 ) -> Float[Tensor, "L K B P"]:
     """The terms of Eq. 7's sum, averaged over heads: see `gradient_maps`."""
     reduce = RECTIFIED[rectify]
     found = _gradients(trace, classes, layers)
-    rows = [torch.stack([reduce(_row(gradient, trace, index)) for gradient in gradients]) for index, gradients in found]
+    rows = [torch.stack([reduce(_row(gradient, trace, of_each)) for gradient in gradients]) for of_each, gradients in found]
     return torch.stack(rows, dim=1)
 
 
-def cam_maps(trace: Trace, classes: Sequence[int]) -> Float[Tensor, "K B P"]:
+def cam_maps(trace: Trace, classes: Classes) -> Float[Tensor, "K B P"]:
     """CAM (Zhou et al., CVPR 2016) for transformers: the classifier's weights on every patch token, cut off at zero."""
-    return trace.class_maps[:, list(classes)].transpose(0, 1).clamp(min=0)
+    return _of_classes(trace.class_maps, classes).clamp(min=0)
 
 
-def ts_cam_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Tensor, "K B P"]:
+def ts_cam_maps(trace: Trace, classes: Classes, layers: int) -> Float[Tensor, "K B P"]:
     """TS-CAM (Gao et al., ICCV 2021): class-to-patch attention, averaged over heads and layers, times the class maps."""
     rows = [activation(attention, trace.special, trace.class_tokens) for attention in trace.attentions[-layers:]]
     attention = torch.stack(rows).mean(0)
-    return trace.class_maps[:, list(classes)].transpose(0, 1) * attention
+    return _of_classes(trace.class_maps, classes) * attention
 
 
-def grad_cam_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Tensor, "K B P"]:
+def grad_cam_maps(trace: Trace, classes: Classes, layers: int) -> Float[Tensor, "K B P"]:
     """Grad-CAM (Selvaraju et al., ICCV 2017) on attention, heads as channels, as Chefer et al. (CVPR 2021) transplant it.
 
     Each head's class-to-patch attention is weighted with the mean of its gradient; the sum is cut off at zero. The paper
     does not say which layer it takes: the published form takes the last one.
     """
     maps = []
-    for index, gradients in _gradients(trace, classes, layers):
-        rows = torch.stack([_row(attention, trace, index) for attention in trace.rows[-layers:]])
-        weights = torch.stack([_row(gradient, trace, index).mean(-1, keepdim=True) for gradient in gradients])
+    for of_each, gradients in _gradients(trace, classes, layers):
+        rows = torch.stack([_row(attention, trace, of_each) for attention in trace.rows[-layers:]])
+        weights = torch.stack([_row(gradient, trace, of_each).mean(-1, keepdim=True) for gradient in gradients])
         maps.append((weights * rows).sum(2).clamp(min=0).mean(0))
     return torch.stack(maps).detach()
 
 
-def generic_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Tensor, "K B P"]:
+def generic_maps(trace: Trace, classes: Classes, layers: int) -> Float[Tensor, "K B P"]:
     """Generic attention explainability (Chefer et al., ICCV 2021): R <- R + E_heads[(grad A * A)^+] R, layer by layer.
 
     R starts as the identity before the first of the last `layers`. Only the class token's row of it is wanted, so that it
     is carried from the last layer to the first.
     """
     maps = []
-    for index, gradients in _gradients(trace, classes, layers):
+    for of_each, gradients in _gradients(trace, classes, layers):
         used = zip(gradients, trace.rows[-layers:], strict=True)
         steps = [(gradient * attention.detach()).clamp(min=0).mean(1) for gradient, attention in used]
         relevance = torch.zeros_like(steps[0][:, :1])
-        relevance[..., _token(trace, index)] = 1
+        relevance.scatter_(-1, _token(trace, of_each).view(-1, 1, 1), 1)
         for step in reversed(steps):
             relevance = relevance + relevance @ step
         maps.append(relevance[:, 0, trace.special :])
     return torch.stack(maps)
 
 
-def class_attention_maps(trace: Trace, classes: Sequence[int], layers: int) -> Float[Tensor, "K B P"]:
+def class_attention_maps(trace: Trace, classes: Classes, layers: int) -> Float[Tensor, "K B P"]:
     """MCTformer (Xu et al., CVPR 2022): attention of each class's token, mean of heads and layers, times its class map."""
-    mean, tokens = torch.stack(trace.attentions[-layers:]).mean(0), [_token(trace, index) for index in classes]
-    return mean[:, tokens, trace.special :].transpose(0, 1) * cam_maps(trace, classes)
+    attention = torch.stack(trace.attentions[-layers:]).mean(0)[..., trace.special :]
+    return _of_classes(attention, _token(trace, classes)) * cam_maps(trace, classes)
 
 
 RECTIFIED = {
@@ -89,19 +97,24 @@ RECTIFIED = {
 }
 
 
-def _gradients(trace: Trace, classes: Sequence[int], layers: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Each class, and the gradients of its logit with respect to the rows "B A R N" of the last layers."""
-    for index in classes:
-        yield index, torch.autograd.grad(trace.logits[:, index].sum(), trace.rows[-layers:], retain_graph=True)
+def _gradients(trace: Trace, classes: Classes, layers: int) -> Iterator[tuple[Int64[Tensor, " B"], tuple[Tensor, ...]]]:
+    """A class of each image, and the gradients of its logit with respect to the rows "B A R N" of the last layers."""
+    for of_each in classes:
+        logits = trace.logits.gather(1, of_each[:, None])
+        yield of_each, torch.autograd.grad(logits.sum(), trace.rows[-layers:], retain_graph=True)
 
 
-def _row(attention: Float[Tensor, "B A R N"], trace: Trace, index: int) -> Float[Tensor, "B A P"]:
-    """What the token of a class has for each patch."""
-    return attention[:, :, _token(trace, index), trace.special :]
+def _of_classes(maps: Float[Tensor, "B C P"], classes: Classes) -> Float[Tensor, "K B P"]:
+    return maps[torch.arange(len(maps), device=maps.device), classes]
 
 
-def _token(trace: Trace, index: int) -> int:
-    return index if trace.class_tokens > 1 else 0
+def _row(attention: Float[Tensor, "B A R N"], trace: Trace, of_each: Int64[Tensor, " B"]) -> Float[Tensor, "B A P"]:
+    """What the token of a class of each image has for each patch."""
+    return attention[torch.arange(len(attention), device=attention.device), :, _token(trace, of_each), trace.special :]
+
+
+def _token(trace: Trace, classes: Int64[Tensor, "*K"]) -> Int64[Tensor, "*K"]:
+    return classes if trace.class_tokens > 1 else torch.zeros_like(classes)
 
 
 METHODS = {

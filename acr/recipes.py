@@ -166,6 +166,8 @@ class Training:
     schedule: Literal["poly", "one_cycle", "constant"] = "poly"
     power: float = 0.9  # of the poly schedule
     clip_norm: float | None = None  # largest norm of the gradient of all parameters together
+    # of products of matrices and convolutions; bfloat16 only pays where the hardware has it
+    precision: Literal["float32", "bfloat16"] = "float32"
     random_state: int = 0
 
 
@@ -413,6 +415,7 @@ class Execution:
     processes: int = 1  # that train one network together, each on a GPU of its own
     shards: int = 1
     threads: int = 16  # of a job that runs a network or CRFs, where as many cores are allowed
+    batch: int = 1  # photographs of one size that a classifier localises at once: more are quicker on a GPU
     workers: int = 2  # processes that read images or run CRFs
     checkpoint_seconds: float = 120.0  # between two checkpoints of a training run, which is what a kill can cost
     mirrors: tuple[str, ...] = ()  # folders or addresses where archives are looked for before their own addresses

@@ -1,13 +1,14 @@
 """Seeds: localisation maps of photographs, refined by the affinity of patches, flipped, at several scales (Sec. 3.3, Eq. 8)."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, UInt8
+from jaxtyping import Float, Float16, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,7 +18,7 @@ from acr.datasets.base import Record, read_split, shard_of
 from acr.devices import device_of
 from acr.files import write_resumably
 from acr.images import read_image, resize_image
-from acr.localisation import METHODS, kept
+from acr.localisation import METHODS, asked, kept
 from acr.models.trace import Trace, affinity
 from acr.models.vit import VitClassifier
 from acr.recipes import Execution, Seeds
@@ -47,34 +48,43 @@ PRODUCTS = {
 
 
 def localise(
-    model: VitClassifier, image: Float[Tensor, "3 H W"], classes: Sequence[int], recipe: Seeds
-) -> Float[Tensor, "K h w"]:
-    """Maps of the `classes` of one image in [0, 1] at the patch grid: Eq. 7, or Eq. 8 where `recipe.refine`.
+    model: VitClassifier, images: Float[Tensor, "B 3 H W"], classes: Sequence[Sequence[int]], recipe: Seeds
+) -> Float[Tensor, "K B h w"]:
+    """Maps of the classes of images in [0, 1] at the patch grid: Eq. 7, or Eq. 8 where `recipe.refine`.
 
     Args:
-        model: frozen; only the blocks from the first used layer on are differentiated.
-        image: RGB in [0, 1]; both sides are multiples of the patch size.
-        classes: 0-based.
+        model: frozen; only what the first used layer's attention can reach is differentiated.
+        images: RGB in [0, 1]; both sides are multiples of the patch size.
+        classes: 0-based, of each image; K is the largest number of them, and the maps beyond an image's own mean nothing.
         recipe: what to compute.
     """
-    trace = traced(model, image, recipe)
-    maps = METHODS[recipe.method](trace, classes, recipe)
+    trace = traced(model, images, recipe)
+    maps = METHODS[recipe.method](trace, of_trace(classes, trace), recipe)
     if recipe.refine:
         layers = recipe.affinity_layers or range(-recipe.layers, 0)
         maps = PRODUCTS[recipe.product](maps, mean_affinity(trace, layers, recipe.affinity_power))
     return normalise(mirrored_back(maps, trace, recipe))
 
 
-def traced(model: VitClassifier, image: Float[Tensor, "3 H W"], recipe: Seeds) -> Trace:
-    """The trace of an image and, where the recipe wants it, of its mirror image; differentiable where its method asks."""
-    images = torch.stack([image, HFLIP.forward(image)]) if recipe.flip else image[None]
+def traced(model: VitClassifier, images: Float[Tensor, "B 3 H W"], recipe: Seeds) -> Trace:
+    """The trace of images and, where the recipe wants it, of their mirror images; differentiable where its method asks."""
+    images = torch.cat([images, HFLIP.forward(images)]) if recipe.flip else images
     return model(images, kept(recipe, len(model.network.blocks)))
 
 
-def mirrored_back(maps: Float[Tensor, "*K B P"], trace: Trace, recipe: Seeds) -> Float[Tensor, "*K h w"]:
-    """The maps on their grid, those of the mirror image added."""
+def of_trace(classes: Sequence[Sequence[int]], trace: Trace) -> Int64[Tensor, "K B"]:
+    """The classes of each image, for it and for its mirror image."""
+    wanted = asked(classes).to(trace.logits.device)
+    return wanted.repeat(1, len(trace.logits) // len(classes))
+
+
+def mirrored_back(maps: Float[Tensor, "*K _ P"], trace: Trace, recipe: Seeds) -> Float[Tensor, "*K B h w"]:
+    """The maps on their grid, those of the mirror images added."""
     maps = maps.unflatten(-1, trace.grid)
-    return maps[..., 0, :, :] + HFLIP.inverse(maps[..., 1, :, :]) if recipe.flip else maps[..., 0, :, :]
+    if not recipe.flip:
+        return maps
+    own, mirrored = maps.chunk(2, dim=-3)
+    return own + HFLIP.inverse(mirrored)
 
 
 def normalise(maps: Float[Tensor, "*K h w"]) -> Float[Tensor, "*K h w"]:
@@ -94,20 +104,29 @@ def localise_photograph(
     model: VitClassifier, photograph: UInt8[np.ndarray, "H W 3"], classes: Sequence[int], recipe: Seeds
 ) -> Float16[np.ndarray, "K h w"]:
     """`localise` for an RGB photograph of any size, on the model's device; maps of several scales are averaged."""
-    return at_scales(localise, model, photograph, classes, recipe)
+    return at_scales(localise, model, [photograph], [classes], recipe)[0]
 
 
 def at_scales(
     method: Callable[..., Tensor],
     model: VitClassifier,
-    photograph: UInt8[np.ndarray, "H W 3"],
-    classes: Sequence[int],
+    photographs: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    classes: Sequence[Sequence[int]],
     recipe: Seeds,
-) -> Float16[np.ndarray, "*K h w"]:
-    """The maps that `method`, called as `localise` is, gives at each of the recipe's scales, fused."""
-    sizes = [input_size(*photograph.shape[:2], model.patch, recipe, scale) for scale in recipe.scales]
-    maps = fuse([method(model, as_input(photograph, *size, model), classes, recipe) for size in sizes])
-    return (with_corners(maps) if recipe.align_corners else maps).cpu().numpy().astype(np.float16)
+) -> list[Float16[np.ndarray, "*K h w"]]:
+    """The maps that `method`, called as `localise` is, gives at each of the recipe's scales, fused, of each photograph.
+
+    Their sizes must agree at the input of the model.
+    """
+    (sizes,) = {_sizes(photograph, model.patch, recipe) for photograph in photographs}
+    inputs = [torch.stack([as_input(photograph, *size, model) for photograph in photographs]) for size in sizes]
+    maps = fuse([method(model, images, classes, recipe) for images in inputs])
+    maps = (with_corners(maps) if recipe.align_corners else maps).cpu().numpy().astype(np.float16)
+    return [maps[..., : len(each), number, :, :] for number, each in enumerate(classes)]
+
+
+def _sizes(photograph: UInt8[np.ndarray, "H W 3"], patch: int, recipe: Seeds) -> tuple[tuple[int, int], ...]:
+    return tuple(input_size(*photograph.shape[:2], patch, recipe, scale) for scale in recipe.scales)
 
 
 def as_input(photograph: UInt8[np.ndarray, "H W 3"], height: int, width: int, model: VitClassifier) -> Float[Tensor, "3 _ _"]:
@@ -180,16 +199,37 @@ def map_shard(
         output: the archive.
         made_from: all that the maps are a function of: what an interrupted call of it made is not made again.
     """
-    classifier = read_classifier(model).to(device_of(config.build(Execution, execution, "execution")))
+    how = config.build(Execution, execution, "execution")
+    classifier = read_classifier(model).to(device_of(how))
     part, wanted = shard_of(read_split(split), shard), with_depth(recipe, classifier)
 
-    def maps(record: Record) -> Float16[np.ndarray, "*K h w"]:
-        if not (classes := part.class_indices(record)):
-            return np.zeros(nothing(wanted), np.float16)
-        return at_scales(method, classifier, read_image(record.image), classes, wanted)
+    def maps(first: int) -> Iterator[Float16[np.ndarray, "*K h w"]]:
+        for start in range(first, len(part.records), how.batch):
+            items = [(item, part.class_indices(item)) for item in part.records[start : start + how.batch]]
+            yield from _of_batch(method, classifier, items, wanted, nothing)
 
-    names = [record.image_id for record in part.records]
-    write_resumably(output, made_from, names, lambda first: map(maps, part.records[first:]))
+    write_resumably(output, made_from, [record.image_id for record in part.records], maps)
+
+
+def _of_batch(
+    method: Callable[..., Tensor],
+    model: VitClassifier,
+    items: Sequence[tuple[Record, tuple[int, ...]]],
+    recipe: Seeds,
+    nothing: Callable[[Seeds], tuple[int, ...]],
+) -> list[Float16[np.ndarray, "*K h w"]]:
+    """The maps of photographs and their classes, in their order; those of one size are seen together."""
+    made = [np.zeros(nothing(recipe), np.float16) for _ in items]
+    together = defaultdict(list)
+    for number, (record, classes) in enumerate(items):
+        if classes:
+            photograph = read_image(record.image)
+            together[_sizes(photograph, model.patch, recipe)].append((number, photograph, classes))
+    for group in together.values():
+        numbers, photographs, classes = zip(*group, strict=True)
+        for number, maps in zip(numbers, at_scales(method, model, photographs, classes, recipe), strict=True):
+            made[number] = maps
+    return made
 
 
 def seed_shard(*, recipe: str, **which: Any) -> None:

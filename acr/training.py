@@ -230,7 +230,8 @@ def _step(model: nn.Module, state: _State, batch: dict[str, Tensor], training: T
     for group in state.optimiser.param_groups:
         group["lr"] = training.learning_rate * group["factor"] * learning_rate_factor(training, state.step, steps)
     state.optimiser.zero_grad(set_to_none=True)
-    terms = model(batch)
+    with torch.autocast(batch["step"].device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+        terms = model(batch)
     terms["loss"].backward()
     if training.clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)

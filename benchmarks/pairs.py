@@ -66,7 +66,7 @@ def measured(name: str, pair: Pair, device: torch.device, repeats: int = REPEATS
     shown = wall if device.type == "cuda" else processor
     reference, ours = (median(seconds) for seconds in zip(*shown, strict=True))
     ratios = (median(one / other for one, other in each) for each in (shown, wall))
-    return Measured(pair, difference, reference, ours, *ratios, *_peaks(name, device))
+    return Measured(pair, difference, reference, ours, *ratios, *_peaks(name, pair, device))
 
 
 def _seconds(side: Callable[[int], Any], number: int, device: torch.device) -> tuple[float, float]:
@@ -82,8 +82,10 @@ def _processor() -> float:
     return sum(os.times()[:4])
 
 
-def _peaks(name: str, device: torch.device) -> list[float]:
-    """The peak of each side of the pair `name`, each in a process of its own: a heap that was grown once stays."""
+def _peaks(name: str, pair: Pair, device: torch.device) -> list[float]:
+    """The peak of each side of the pair `name`, on a CPU in a process of its own: a heap that was grown once stays."""
+    if device.type == "cuda":
+        return [peak(side, device) for side in (pair.reference, pair.ours)]
     options = ["--threads", str(torch.get_num_threads()), "--device", str(device)]
     command = [sys.executable, "-m", "benchmarks", *options, "--peak", name]
     sides = ("reference", "ours")

@@ -37,7 +37,7 @@ def pair(backbone: str, size: int, classes: int, goal: str, device: torch.device
         "seeds",
         f"{backbone}, {size}, {classes} class{'es' if classes > 1 else ''}",
         lambda number: reference.seed(models[0].network, models[0].normalise(image(number)), chosen(number), 2, grid),
-        lambda number: localise(models[1], image(number), chosen(number), recipe),
+        lambda number: localise(models[1], image(number)[None], [chosen(number)], recipe)[:, 0],
         difference=lambda one, other: float((one - other).abs().max()),
         tolerance=1e-3,
         goal=goal,

@@ -24,7 +24,7 @@ def step(backbone: str, size: int, batch: int, device: torch.device) -> Pair:
     return Pair(
         "classifier step",
         f"{backbone}, {size}, batch {batch}",
-        *(lambda number, side=side: side(_batch(number, batch, size, device)) for side in sides),
+        *(lambda number, side=side: side(batch_of(number, batch, size, device)) for side in sides),
         difference=_difference,
         tolerance=1e-4,
         goal="1.1",
@@ -37,7 +37,8 @@ def _built(recipe: Classifier, device: torch.device) -> nn.Module:
 
 
 @functools.cache
-def _batch(number: int, batch: int, size: int, device: torch.device) -> dict[str, Tensor]:
+def batch_of(number: int, batch: int, size: int, device: torch.device) -> dict[str, Tensor]:
+    """Crops of photographs and a tag for each, as `acr.classifiers.Objective` takes them."""
     crops = [torch.from_numpy(photograph(number * batch + index, size, size)) for index in range(batch)]
     tags = torch.zeros(batch, len(CLASSES))
     tags[torch.arange(batch), torch.arange(batch) % len(CLASSES)] = 1

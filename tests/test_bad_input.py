@@ -146,6 +146,7 @@ CONFIGURATION = [
         "tables.table_3.rows[0].predictions is 'deeplab_crv', which `predictions` does not define; did you mean 'deeplab_crf'?",
     ),
     key("execution.shards", 0, "execution.shards is 0, but must be positive"),
+    key("execution.batch", 0, "execution.batch is 0, but must be positive"),
     key(
         "execution.device",
         "gpu",

@@ -48,8 +48,8 @@ def test_means_over_the_last_layers_by_hand() -> None:
 def test_all_numbers_of_layers_at_once_equal_each_alone(small: VitClassifier, change: dict) -> None:
     image = torch.rand(3, 32, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     recipe = with_depth(replace(RECIPE, **change), small)
-    swept = localise_from_each(small, image, (2, 0), recipe)
-    alone = [localise(small, image, (2, 0), replace(recipe, layers=count)) for count in (1, 2, 3)]
+    swept = localise_from_each(small, image[None], [(2, 0)], recipe)
+    alone = [localise(small, image[None], [(2, 0)], replace(recipe, layers=count)) for count in (1, 2, 3)]
     assert torch.allclose(swept, torch.stack(alone), atol=1e-12)
 
 

@@ -11,12 +11,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acr.localisation import cam_maps, class_attention_maps, generic_maps, grad_cam_maps, gradient_maps, ts_cam_maps
+from acr import localisation
 from acr.models.attention import Keep
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
 from acr.shapes import Grid
 
+
+def of_all(maps: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The method with the same classes for all images."""
+
+    def asked(trace: Trace, classes: Sequence[int], *rest: int, **named: str) -> Tensor:
+        return maps(trace, localisation.asked([classes] * len(trace.logits)), *rest, **named)
+
+    return asked
+
+
+cam_maps, class_attention_maps, generic_maps = map(
+    of_all, (localisation.cam_maps, localisation.class_attention_maps, localisation.generic_maps)
+)
+grad_cam_maps, gradient_maps, ts_cam_maps = map(
+    of_all, (localisation.grad_cam_maps, localisation.gradient_maps, localisation.ts_cam_maps)
+)
 METHODS: dict[str, Callable[[Trace, Sequence[int], int], Tensor]] = {
     "gradient": gradient_maps,
     "gradient of means": partial(gradient_maps, rectify="layers"),

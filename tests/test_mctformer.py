@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from acr.consistency import view_consistency
-from acr.localisation import class_attention_maps, gradient_maps
+from acr.localisation import asked, class_attention_maps, gradient_maps
 from acr.models.attention import Keep
 from acr.models.mctformer import MctFormer
 from acr.models.trace import activation
@@ -95,11 +95,11 @@ def _mirrored(attention: torch.Tensor) -> torch.Tensor:
 
 def test_the_maps_of_a_class_are_read_from_its_own_token(model: MctFormer) -> None:
     trace = model(torch.rand(1, 3, 32, 32, dtype=torch.float64), Keep(layers=2, class_maps=True))
-    maps = class_attention_maps(trace, (2,), 2)[0, 0]
+    maps = class_attention_maps(trace, asked([(2,)]), 2)[0, 0]
     row = torch.stack([rows[0, :, 2, CLASSES:] for rows in trace.rows]).mean((0, 1))
     assert torch.allclose(maps, row * trace.class_maps[0, 2].clamp(min=0))
     gradients = torch.autograd.grad(trace.logits[0, 1], trace.rows[-1:], retain_graph=True)[0]
-    assert torch.allclose(gradient_maps(trace, (1,), 1)[0, 0], gradients[0, :, 1, CLASSES:].clamp(min=0).mean(0))
+    assert torch.allclose(gradient_maps(trace, asked([(1,)]), 1)[0, 0], gradients[0, :, 1, CLASSES:].clamp(min=0).mean(0))
 
 
 def test_a_backbone_with_more_special_tokens_is_refused() -> None:

@@ -77,6 +77,7 @@ VALUES = {
     "tables.rows": [{"name": "ACR", "seeds": "acr"}],
     "training.steps": 7,
     "training.clip_norm": 3.0,
+    "training.precision": "bfloat16",
 }
 
 
@@ -284,6 +285,7 @@ def test_how_it_is_run_re_runs_nothing(finished: Path, base: dict, tmp_path: Pat
         {"shards": 3},
         {"shards": 8},
         {"threads": 2},
+        {"batch": 4},
         {"workers": 2},
         {"device": "auto"},
         {"device": "cuda:1"},

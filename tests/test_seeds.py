@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from acr.images import upsample
-from acr.localisation import METHODS, gradient_maps
+from acr.localisation import METHODS, asked, gradient_maps
 from acr.models.attention import Keep
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
@@ -26,8 +26,14 @@ from acr.seeds import (
     with_depth,
 )
 from acr.shapes import Grid
+from benchmarks import reference
 
 RECIPE = Seeds(classifier="any", image_size=32)
+
+
+def localise_one(model: VitClassifier, image: torch.Tensor, classes: tuple[int, ...], recipe: Seeds) -> torch.Tensor:
+    """Maps "K h w" of one image."""
+    return localise(model, image[None], [classes], recipe)[:, 0]
 
 
 def two_layers(gain: float) -> Trace:
@@ -44,17 +50,17 @@ def two_layers(gain: float) -> Trace:
 
 
 def test_equation_7_on_paper() -> None:
-    maps = gradient_maps(two_layers(6.0), (0, 1), layers=2)
+    maps = gradient_maps(two_layers(6.0), asked([(0, 1)]), layers=2)
     # class 0: relu(2, -3) and relu(-4, 6), averaged; class 1: relu(-4, 6) and relu(8, -12)
     assert maps.tolist() == [[[1.0, 3.0]], [[4.0, 3.0]]]
-    assert gradient_maps(two_layers(6.0), (1,), layers=1).tolist() == [[[8.0, 0.0]]]
+    assert gradient_maps(two_layers(6.0), asked([(1,)]), layers=1).tolist() == [[[8.0, 0.0]]]
 
 
 def test_negative_values_are_removed_head_by_head() -> None:
     attention = torch.full((1, 2, 2, 2), 0.5, requires_grad=True)
     logits = (attention[:, 0, 0, 1] * 3 - attention[:, 1, 0, 1] * 3)[:, None]
     trace = Trace(logits, (), (attention,), None, Grid(1, 1), 1)
-    assert gradient_maps(trace, (0,), 1).tolist() == [[[1.5]]]
+    assert gradient_maps(trace, asked([(0,)]), 1).tolist() == [[[1.5]]]
 
 
 def test_equation_8_multiplies_the_map_by_the_affinity() -> None:
@@ -129,13 +135,13 @@ def test_equation_7_equals_finite_differences(small: VitClassifier) -> None:
     for expected, gradient in zip(numeric, gradients, strict=True):
         torch.testing.assert_close(gradient[0, :, 0, 1:], expected, rtol=1e-6, atol=1e-8)
     expected = torch.stack([gradient.clamp(min=0).mean(0) for gradient in numeric]).mean(0)
-    torch.testing.assert_close(gradient_maps(trace, (2,), 2)[0, 0], expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(gradient_maps(trace, asked([(2,)]), 2)[0, 0], expected, rtol=1e-6, atol=1e-8)
 
 
 def test_the_graph_that_begins_at_the_first_used_layer_gives_the_same_maps(small: VitClassifier) -> None:
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    short = gradient_maps(small(images, Keep(layers=3)), (0, 2), 3)
-    whole = gradient_maps(small(images, Keep(layers=12, all_rows=True)), (0, 2), 3)
+    short = gradient_maps(small(images, Keep(layers=3)), asked([(0, 2)] * 2), 3)
+    whole = gradient_maps(small(images, Keep(layers=12, all_rows=True)), asked([(0, 2)] * 2), 3)
     assert torch.allclose(short, whole, atol=1e-14, rtol=1e-12)
 
 
@@ -144,8 +150,8 @@ def test_negative_values_may_be_removed_layer_by_layer() -> None:
     # heads 3 and -1 in the first layer, -4 and 2 in the second: means 1 and -1
     logits = (first[:, 0, 0, 1] * 3 - first[:, 1, 0, 1] - second[:, 0, 0, 1] * 4 + second[:, 1, 0, 1] * 2)[:, None]
     trace = Trace(logits, (), (first, second), None, Grid(1, 1), 1)
-    assert gradient_maps(trace, (0,), 2, "layers").tolist() == [[[0.5]]]
-    assert gradient_maps(trace, (0,), 2, "heads").tolist() == [[[1.25]]]
+    assert gradient_maps(trace, asked([(0,)]), 2, "layers").tolist() == [[[0.5]]]
+    assert gradient_maps(trace, asked([(0,)]), 2, "heads").tolist() == [[[1.25]]]
 
 
 def test_one_scale_is_the_photograph_itself_and_two_are_averaged(small: VitClassifier) -> None:
@@ -195,7 +201,7 @@ def test_layers_that_the_network_lacks_are_refused(small: VitClassifier) -> None
 def test_every_method_gives_mirrored_maps_for_a_mirrored_image(small: VitClassifier, method: str) -> None:
     image = torch.rand(3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     recipe = Seeds(classifier="any", method=method, layers=3, refine=False)
-    maps, mirrored = localise(small, image, (1, 2), recipe), localise(small, image.flip(-1), (1, 2), recipe)
+    maps, mirrored = localise_one(small, image, (1, 2), recipe), localise_one(small, image.flip(-1), (1, 2), recipe)
     assert torch.allclose(maps.flip(-1), mirrored, atol=1e-9)
     assert not maps.requires_grad
     assert (maps.amin((1, 2)) == 0).all()
@@ -206,7 +212,7 @@ def test_every_method_gives_mirrored_maps_for_a_mirrored_image(small: VitClassif
 def test_maps_of_a_mirrored_image_are_mirrored(small: VitClassifier, refine: bool) -> None:
     image = torch.rand(3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     recipe = Seeds(classifier="any", refine=refine)
-    maps, mirrored = localise(small, image, (1,), recipe), localise(small, image.flip(-1), (1,), recipe)
+    maps, mirrored = localise_one(small, image, (1,), recipe), localise_one(small, image.flip(-1), (1,), recipe)
     assert maps.shape == (1, 2, 3)
     assert torch.allclose(maps.flip(-1), mirrored, atol=1e-9)
     assert maps.min() == 0
@@ -236,7 +242,39 @@ def test_every_backbone_gives_maps_on_a_rectangular_grid(backbone: str, special:
     assert (trace.special, trace.grid) == (special, Grid(2, 3))
     for attention in trace.attentions:
         assert torch.allclose(attention.sum(-1), torch.ones(()), atol=1e-4)
-    maps = localise(model, image, (0, 1), Seeds(classifier="any"))
-    mirrored = localise(model, image.flip(-1), (0, 1), Seeds(classifier="any"))
+    maps = localise_one(model, image, (0, 1), Seeds(classifier="any"))
+    mirrored = localise_one(model, image.flip(-1), (0, 1), Seeds(classifier="any"))
     assert torch.allclose(maps.flip(-1), mirrored, atol=2e-2)
     assert (maps.amax((1, 2)) == 1).all()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_batch_of_images_of_one_size_gives_the_maps_of_each(small: VitClassifier, method: str) -> None:
+    """Each image has classes of its own, and another number of them."""
+    images = torch.rand(3, 3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    classes = [(1,), (2, 0), (0, 1, 2)]
+    recipe = replace(RECIPE, method=method, layers=3, refine=method == "gradient", affinity_layers=(0, 11))
+    together = localise(small, images, classes, recipe)
+    for number, each in enumerate(classes):
+        alone = localise_one(small, images[number], each, recipe)
+        torch.testing.assert_close(together[: len(each), number], alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [(4,), (4, 1)])
+@pytest.mark.parametrize("backbone", ["deit_tiny_patch16_224", "vit_tiny_r_s16_p8_224"])
+def test_seeds_are_those_of_the_published_form(backbone: str, classes: tuple[int, ...]) -> None:
+    """One whole backward pass for each class and each of the two images, in float64."""
+    torch.manual_seed(0)
+    model = VitClassifier(backbone, 5, "native").double().eval()
+    with torch.no_grad():
+        for block in model.network.blocks:
+            block.attn.qkv.weight *= 8
+        model.network.head.weight.normal_()
+    side = model.patch
+    image = torch.rand(3, 4 * side, 6 * side, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    expected = reference.seed(model.network, model.normalise(image[None])[0], classes, 2, (4, 6))
+    recipe = with_depth(replace(RECIPE, layers=2, affinity_layers="all", product="affinity_times_map"), model)
+    found = localise_one(model.requires_grad_(False), image, classes, recipe)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert expected.std() > 0.05

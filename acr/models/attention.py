@@ -1,15 +1,16 @@
 """The blocks of a timm transformer taken apart, so that their attention can be read and is formed only where it is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from timm.layers import Attention
+from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 # Bytes of the attention that is formed at once. On a CPU what is computed with it should find it in the cache; a GPU
 # wants large pieces, of which the memory is a small part.
@@ -125,7 +126,7 @@ def project(block: Block, tokens: Float[Tensor, "B N D"]) -> Heads:
     """What the heads of a block make of its tokens."""
     layer = block.attn
     shape = (*tokens.shape[:2], 3, layer.num_heads, layer.qkv.out_features // (3 * layer.num_heads))
-    queries, keys, values = layer.qkv(block.norm1(tokens)).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
+    queries, keys, values = lean(layer.qkv, block.norm1, tokens).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
     return Heads(layer.q_norm(queries), layer.k_norm(keys), values)
 
 
@@ -134,7 +135,25 @@ def finish(block: Block, tokens: Float[Tensor, "B N D"], output: Float[Tensor, "
     layer = block.attn
     gathered = layer.proj_drop(layer.proj(output.transpose(1, 2).flatten(2)))
     tokens = tokens + block.drop_path1(block.ls1(gathered))
-    return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+    return tokens + block.drop_path2(block.ls2(_perceptron(block, tokens)))
+
+
+def _perceptron(block: Block, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    layer = block.mlp
+    if type(layer) is not Mlp:
+        return layer(block.norm2(tokens))
+    hidden = lean(layer.fc1, block.norm2, tokens)
+    return layer.drop2(lean(layer.fc2, lambda each: layer.norm(layer.drop1(layer.act(each))), hidden))
+
+
+def lean(layer: nn.Linear, before: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """`layer(before(tensor))`, of which a layer that is trained keeps no more than `tensor`.
+
+    What its weights' gradient is made from costs little beside the layer itself, and is computed again when it is asked for.
+    """
+    if not layer.weight.requires_grad:
+        return layer(before(tensor))
+    return checkpoint(lambda each: layer(before(each)), tensor, use_reentrant=False, preserve_rng_state=False)
 
 
 def gather(heads: Heads) -> Float[Tensor, "B A N d"]:
@@ -145,7 +164,11 @@ def gather(heads: Heads) -> Float[Tensor, "B A N d"]:
 def attention_of(queries: Float[Tensor, "*B N d"], keys: Float[Tensor, "*B M d"]) -> Float[Tensor, "*B N M"]:
     """Attention head by head: rows are queries and sum to one."""
     scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return scores.softmax(-1, dtype=_wide(scores))
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def gather_and_mean(heads: Heads) -> tuple[Float[Tensor, "B A N d"], Float[Tensor, "B N M"]]:
@@ -158,50 +181,42 @@ def gather_and_mean(heads: Heads) -> tuple[Float[Tensor, "B A N d"], Float[Tenso
 
 class _GatherAndMean(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        context.save_for_backward(queries, keys, values)
+    def forward(context: Any, *heads: Tensor) -> tuple[Tensor, Tensor]:
+        context.save_for_backward(*heads)
         context.set_materialize_grads(False)
-        output = values.new_empty(*queries.shape[:-1], values.shape[-1])
+        queries, keys, values = heads
+        output = torch.empty_like(queries)
         mean = torch.zeros(len(keys), queries.shape[2], keys.shape[2], dtype=_wide(queries), device=keys.device)
-        for images, heads in _pieces(queries, keys):
-            piece = images, heads
+        for piece in _pieces(queries, keys):
             attention = attention_of(queries[piece], keys[piece])
             output[piece] = attention.to(values.dtype) @ values[piece]
-            mean[images] += attention.sum(1)
+            for head in attention.unbind(1):  # quicker than their sum, which is written before it is added
+                mean[piece[0]] += head
         return output, mean.div_(queries.shape[1])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(context: Any, of_output: Tensor | None, of_mean: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(context: Any, of_output: Tensor | None, of_mean: Tensor | None) -> tuple[Tensor | None, ...]:
         queries, keys, values = context.saved_tensors
-        gradients = [torch.zeros_like(each) for each in (queries, keys, values)]
+        of_queries, of_keys, of_values = (torch.zeros_like(each) for each in context.saved_tensors)
         scale = queries.shape[-1] ** -0.5
-        for images, heads in _pieces(queries, keys):
-            piece = images, heads
+        for piece in _pieces(queries, keys):
             attention = attention_of(queries[piece], keys[piece])
-            inward = 0
-            if of_mean is not None:
-                inward = (of_mean[images] / queries.shape[1]).unsqueeze(1)
+            inward = attention.new_zeros(()) if of_mean is None else (of_mean[piece[0]] / queries.shape[1]).unsqueeze(1)
             if of_output is not None:
-                gradients[2][piece] = attention.to(values.dtype).transpose(-1, -2) @ of_output[piece]
-                inward = inward + of_output[piece] @ values[piece].transpose(-1, -2)
+                of_values[piece] = attention.to(values.dtype).transpose(-1, -2) @ of_output[piece]
+                inward = of_output[piece] @ values[piece].transpose(-1, -2) + inward
             inward = torch.ops.aten._softmax_backward_data(inward.expand_as(attention), attention, -1, attention.dtype)
-            inward = inward.to(queries.dtype) * scale
-            gradients[0][piece] = inward @ keys[piece]
-            gradients[1][piece] = inward.transpose(-1, -2) @ queries[piece]
-        return tuple(gradients)
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
+            inward = inward.to(queries.dtype)
+            of_queries[piece] = inward @ (keys[piece] * scale)
+            of_keys[piece] = inward.transpose(-1, -2) @ (queries[piece] * scale)
+        return of_queries, of_keys, of_values
 
 
 def _pieces(queries: Float[Tensor, "B A N d"], keys: Float[Tensor, "B A M d"]) -> Iterator[tuple[slice, slice]]:
     """Images and heads whose attention is formed at once: several images with all heads, or some heads of one image."""
     images, heads, rows = queries.shape[:3]
-    one = max(1, rows * keys.shape[2] * 4)
-    some = max(1, PIECE[queries.device.type] // one)
-    step = max(1, some // heads)
-    for image in range(0, images, step):
-        for head in range(0, heads, min(some, heads)):
-            yield slice(image, image + step), slice(head, head + min(some, heads))
+    some = max(1, PIECE[queries.device.type] // max(1, 4 * rows * keys.shape[2]))
+    for image in range(0, images, step := max(1, some // heads)):
+        for head in range(0, heads, some):
+            yield slice(image, image + step), slice(head, head + some)
