@@ -1,6 +1,6 @@
 """Consistency of the attention of two views: Eq. 1 (activation), Eq. 2 (affinity), of which Eq. 6 is the weighted sum."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,15 +23,15 @@ class Consistency(NamedTuple):
 
 
 def attention_consistency(
-    attentions: Sequence[Float[Tensor, "B N N"]],
-    restored: Sequence[Float[Tensor, "B N N"]],
+    attentions: Float[Tensor, "L B N N"],
+    restored: Float[Tensor, "L B N N"],
     special: int,
     distance: Distance = "l1",
     visible: Tensor | None = None,
     class_tokens: int = 1,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Consistency:
-    """Eq. 1 and 2 for head-averaged attentions of an image and those of its view, already restored, layer by layer.
+    """Eq. 1 and 2 for head-averaged attentions of images and those of their view, already restored, of all layers.
 
     `visible` "h w" leaves out what a view hides: hidden patches as keys of the class token, and pairs of which either
     is hidden. Neither side is held constant, as in the official code.
@@ -39,32 +39,26 @@ def attention_consistency(
     deviates: the paper writes norms, which `reduction` sum gives; like the official code we take means of the entries,
     which do not grow with the image.
     """
-    assert len(attentions) == len(restored), (len(attentions), len(restored))
     compare = DISTANCES[distance]
     patches = slice(None) if visible is None else visible.flatten()
-    activations, affinities = [], []
-    for one, other in zip(attentions, restored, strict=True):
-        rows = (activation(side, special, class_tokens)[:, patches] for side in (one, other))
-        activations.append(_reduced(compare, *rows, reduction))
-        one, other = (affinity(side, special)[:, patches][:, :, patches] for side in (one, other))
-        affinities.append(_reduced(compare, one, other, reduction))
-    return Consistency(torch.stack(activations).mean(), torch.stack(affinities).mean())
+    activations = (activation(side, special, class_tokens)[..., patches] for side in (attentions, restored))
+    affinities = (affinity(side, special)[..., patches, :][..., patches] for side in (attentions, restored))
+    return Consistency(_reduced(compare, *activations, reduction), _reduced(compare, *affinities, reduction))
 
 
 def _reduced(compare: Callable[..., Tensor], one: Tensor, other: Tensor, reduction: str) -> Tensor:
-    """The distance of a batch: mean over images of the mean or the sum over entries."""
-    return compare(one, other) if reduction == "mean" else compare(one, other, reduction="sum") / len(one)
+    """The distance of a batch "L B ...": mean over layers and images of the mean or the sum over entries."""
+    return compare(one, other) if reduction == "mean" else compare(one, other, reduction="sum") / one.shape[:2].numel()
 
 
 def view_consistency(
     trace: Trace, viewed: Trace, view: View, distance: Distance = "l1", reduction: Literal["mean", "sum"] = "mean"
 ) -> Consistency:
     """Eq. 1 and 2 between the trace of a batch and the trace of its view, over every layer."""
-    restored = [restore(view, attention, viewed.grid, viewed.special) for attention in viewed.attentions]
-    tokens = {"special": trace.special, "class_tokens": trace.class_tokens}
-    return attention_consistency(
-        trace.attentions, restored, distance=distance, visible=view.visible, reduction=reduction, **tokens
-    )
+    attentions, others = (torch.stack(each.attentions) for each in (trace, viewed))  # a GPU waits for few large steps less
+    restored = restore(view, others, viewed.grid, viewed.special)
+    settings = {"distance": distance, "visible": view.visible, "reduction": reduction}
+    return attention_consistency(attentions, restored, trace.special, class_tokens=trace.class_tokens, **settings)
 
 
 def class_map_consistency(trace: Trace, viewed: Trace, view: View, tags: Float[Tensor, "B C"]) -> Float[Tensor, ""]:

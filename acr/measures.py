@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int32, Int64, UInt8
 
 from acr.datasets.base import Split
 from acr.shapes import VOID
@@ -79,11 +79,11 @@ def confusion(truth: UInt8[np.ndarray, "H W"], prediction: UInt8[np.ndarray, "H 
     return Confusion(counts.reshape(classes + 1, classes)[:classes])
 
 
-def bins_of(scores: Float32[np.ndarray, "*H"]) -> Int64[np.ndarray, "*H"]:
+def bins_of(scores: Float32[np.ndarray, "*H"]) -> Int32[np.ndarray, "*H"]:
     """How many of THRESHOLDS lie strictly below each score, 0 to 100: a tie goes to the background (BASELINES 10)."""
     # the nearest threshold is the only one whose side is in doubt; an order of magnitude faster than searchsorted
-    nearest = np.rint(scores * 100).astype(np.int64)
-    return nearest + (np.append(THRESHOLDS, np.float32(np.inf))[nearest] < scores)
+    nearest = np.rint(scores * 100)
+    return (nearest + (nearest / 100 < np.minimum(scores, 1))).astype(np.int32)
 
 
 def score_histogram(
@@ -98,14 +98,14 @@ def score_histogram(
         classes: mask values, the background counted; the histogram has `classes` truths and `classes - 1` best classes.
     """
     # void pixels are counted in a row of their own, which is quicker than to take them out; so is a loop over the maps
-    row = np.minimum(truth, classes).astype(np.int64) * (classes - 1)
-    best = np.zeros(truth.shape, np.float32)
-    column = np.zeros(truth.shape, np.int64)
+    best, column = np.zeros(truth.shape, np.float32), np.zeros(truth.shape, np.uint8)
     for index, scores in zip(indices, maps, strict=True):
-        better = scores > best
-        column[better] = index
+        column += (scores > best) * (np.uint8(index) - column)  # the index where better, several times as fast as by a mask
         np.maximum(best, scores, out=best)
-    cells = (row + column) * BINS + bins_of(best)
+    cells = np.minimum(truth, classes) * np.int32(classes - 1)
+    cells += column
+    cells *= BINS
+    cells += bins_of(best)
     counts = np.bincount(cells.ravel(), minlength=(classes + 1) * (classes - 1) * BINS)
     return counts.reshape(classes + 1, classes - 1, BINS)[:classes]
 

@@ -7,13 +7,13 @@ import sys
 import torch
 
 from benchmarks import inputs, pairs
-from benchmarks.table import PAIRS, markdown, write
+from benchmarks.table import PAIRS, SIZES, markdown, write
 
 
 def main(arguments: list[str]) -> None:
     """Measures, prints, and with --write renews docs/speed.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PAIRS)}; none: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join([*PAIRS, *SIZES])}; none: all")
     parser.add_argument("--photographs", metavar="FOLDER", help="photographs to measure on; none: generated ones")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> None:
         sys.stdout.write(str(pairs.peak(getattr(PAIRS[name](device), side), device)))
         return
     rows = []
-    for name in wanted.names or PAIRS:
-        rows.append(pairs.measured(name, PAIRS[name](device), device, wanted.repeats))
+    for name in wanted.names or [*PAIRS, *SIZES]:
+        rows.append(SIZES[name]() if name in SIZES else pairs.measured(name, PAIRS[name](device), device, wanted.repeats))
         sys.stdout.write(f"{rows[-1]}\n")
     sys.stdout.write(markdown(rows, device))
     if wanted.write:

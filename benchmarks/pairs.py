@@ -50,6 +50,27 @@ class Measured:
     our_peak: float
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What the same thing takes on disk in a published format and in ours, in bytes; `difference` is as in `Pair`."""
+
+    name: str
+    inputs: str
+    reference: float
+    ours: float
+    difference: float
+    tolerance: float
+    goal: str
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.difference, self.tolerance)
+
+
+def _check(name: str, difference: float, tolerance: float) -> None:
+    if not difference <= tolerance:
+        raise ValueError(f"{name}: the two results differ by {difference:.3g}, but may by {tolerance:.3g} at most")
+
+
 def measured(name: str, pair: Pair, device: torch.device, repeats: int = REPEATS) -> Measured:
     """Both sides in turns, after their results were found equal within the tolerance.
 
@@ -59,8 +80,7 @@ def measured(name: str, pair: Pair, device: torch.device, repeats: int = REPEATS
         ValueError: the results differ by more than the pair's tolerance.
     """
     difference = pair.difference(pair.reference(0), pair.ours(0))
-    if not difference <= pair.tolerance:
-        raise ValueError(f"{name}: the two results differ by {difference:.3g}, but may by {pair.tolerance:.3g} at most")
+    _check(name, difference, pair.tolerance)
     rounds = [[_seconds(side, number, device) for side in (pair.reference, pair.ours)] for number in range(repeats)]
     processor, wall = ([(reference[which], ours[which]) for reference, ours in rounds] for which in (0, 1))
     shown = wall if device.type == "cuda" else processor
@@ -79,7 +99,7 @@ def _seconds(side: Callable[[int], Any], number: int, device: torch.device) -> t
 
 
 def _processor() -> float:
-    return sum(os.times()[:4])
+    return time.process_time() + sum(os.times()[2:4])  # the second counts children, in hundredths
 
 
 def _peaks(name: str, pair: Pair, device: torch.device) -> list[float]:

@@ -1,12 +1,17 @@
 """The published algorithms, written plainly by us: what everything is compared with, in time and in result."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
+
+from acr.shapes import VOID, Grid
 
 # ---- seeds and training: attention kept by hooks, all parameters' gradients, one backward pass a class and view ----------
 
@@ -86,3 +91,111 @@ def training_loss(
     classification = sum(functional.multilabel_soft_margin_loss(each, tags) for each in (logits, other_logits))
     distances = functional.l1_loss(one[..., 0, 1:], activation), functional.l1_loss(one[..., 1:, 1:], affinity)
     return classification + sum(weight * distance for weight, distance in zip(weights, distances, strict=True))
+
+
+# ---- affinities and walks (PSA: Ahn and Kwak, CVPR 2018), the threshold curve, seeds on disk ------------------------------
+
+
+def psa_neighbours(
+    grid: Grid, offsets: Sequence[tuple[int, int]]
+) -> tuple[Int64[Tensor, "offsets cells"], Bool[Tensor, "offsets cells"]]:
+    """The cell at each (y, x) offset of each cell, the cell itself where that lies outside, and whether it lies inside.
+
+    deviates: PSA leaves out the cells of which a neighbour lies outside; here every pair inside counts, as in ours.
+    """
+    rows, columns = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, grid), indexing="ij"))
+    cells, near, inside = torch.arange(grid.patches), [], []
+    for y, x in offsets:
+        fits = (rows + y < grid.height) & (columns + x >= 0) & (columns + x < grid.width)
+        near.append(torch.where(fits, cells + y * grid.width + x, cells))
+        inside.append(fits)
+    return torch.stack(near), torch.stack(inside)
+
+
+def psa_affinities(features: Float[Tensor, "F h w"], offsets: Sequence[tuple[int, int]]) -> Float[Tensor, " E"]:
+    """Eq. 2 by gathering: the features of every cell's neighbours side by side, less those of the cell."""
+    near, inside = psa_neighbours(Grid(*features.shape[1:]), offsets)
+    flat = features.flatten(1)
+    gathered = torch.index_select(flat, 1, near.flatten()).view(len(flat), *near.shape)
+    return torch.exp(-(gathered - flat[:, None]).abs().mean(0))[inside]
+
+
+def psa_transition(
+    affinities: Float[Tensor, " E"], grid: Grid, offsets: Sequence[tuple[int, int]], exponent: float
+) -> Float[Tensor, "P P"]:
+    """T as a dense matrix: symmetric affinities with ones on the diagonal, to a power, columns summing to 1."""
+    near, inside = psa_neighbours(grid, offsets)
+    first, second = torch.arange(grid.patches).expand_as(near)[inside], near[inside]
+    dense = torch.eye(grid.patches, dtype=affinities.dtype)
+    dense[first, second] = affinities
+    dense[second, first] = affinities
+    dense = dense**exponent * (dense > 0)
+    return dense / dense.sum(0)
+
+
+def psa_walk(
+    maps: Float[Tensor, "K h w"],
+    affinities: Float[Tensor, " E"],
+    offsets: Sequence[tuple[int, int]],
+    exponent: float,
+    doublings: int = 8,
+) -> Float[Tensor, "K h w"]:
+    """Maps times T^256, the dense matrix squared eight times."""
+    power = psa_transition(affinities, Grid(*maps.shape[1:]), offsets, exponent)
+    for _ in range(doublings):
+        power = power @ power
+    return (maps.flatten(1) @ power).view_as(maps)
+
+
+def stepwise_walk(
+    maps: Float[np.ndarray, "K h w"],
+    affinities: Float[np.ndarray, " E"],
+    offsets: Sequence[tuple[int, int]],
+    exponent: float,
+    steps: int,
+) -> Float[np.ndarray, "K h w"]:
+    """Maps times T as often as there are steps, where a dense matrix would not fit into memory."""
+    near, inside = (table.numpy() for table in psa_neighbours(Grid(*maps.shape[1:]), offsets))
+    first, second = np.broadcast_to(np.arange(near.shape[1]), near.shape)[inside], near[inside]
+    one_way = sparse.csr_array((affinities**exponent, (first, second)), shape=(near.shape[1],) * 2)
+    both = one_way + one_way.T + sparse.eye_array(near.shape[1], dtype=affinities.dtype)
+    transposed = sparse.csr_array((both / both.sum(0)).T)
+    columns = maps.reshape(len(maps), -1).T
+    for _ in range(steps):
+        columns = transposed @ columns
+    return columns.T.reshape(maps.shape)
+
+
+def threshold_counts(
+    truths: Iterable[UInt8[np.ndarray, "H W"]],
+    seeds: Iterable[Mapping[int, Float32[np.ndarray, "H W"]]],
+    threshold: float,
+    classes: int,
+) -> Int64[np.ndarray, "3 {classes}"]:
+    """True positives, predictions and truths of each class in pixels, of one pass over all images (the official evaluation).
+
+    Seeds are maps by class index; the background has the threshold as its score, and void pixels do not count.
+    """
+    counts = np.zeros((3, classes), np.int64)
+    for truth, maps in zip(truths, seeds, strict=True):
+        scores = np.zeros((classes, *truth.shape), np.float32)
+        scores[0] = threshold
+        for index, scored in maps.items():
+            scores[index + 1] = scored
+        prediction, known = scores.argmax(0), truth != VOID
+        for value in range(classes):
+            predicted, true = (prediction == value) & known, (truth == value) & known
+            counts[:, value] += (predicted & true).sum(), predicted.sum(), true.sum()
+    return counts
+
+
+def save_seeds(folder: Path, name: str, maps: Mapping[int, Float32[np.ndarray, "H W"]]) -> int:
+    """Writes the maps of one image by class index, in single precision at its full size, as the field does; bytes written."""
+    path = folder / f"{name}.npy"
+    np.save(path, dict(maps))
+    return path.stat().st_size
+
+
+def load_seeds(folder: Path, name: str) -> dict[int, Float32[np.ndarray, "H W"]]:
+    """What `save_seeds` wrote."""
+    return np.load(folder / f"{name}.npy", allow_pickle=True).item()

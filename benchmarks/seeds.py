@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from acr.classifiers import build_classifier, describe
+from acr.layer_sweeps import localise_from_each
 from acr.models.vit import VitClassifier
 from acr.recipes import Classifier, Seeds
 from acr.seeds import as_input, localise, with_depth
@@ -44,6 +46,27 @@ def pair(backbone: str, size: int, classes: int, goal: str, device: torch.device
     )
 
 
+def sweep(device: torch.device) -> Pair:
+    """Seeds from every start layer at once (Fig. 8) beside those of all layers alone, which are the dearest of them."""
+    size, classes = 224, [(3, 7)]
+    model = _built("deit_small_patch16_224", size, device).requires_grad_(False)
+    recipe = with_depth(replace(RECIPE, layers=None), model)
+
+    @functools.cache
+    def image(number: int) -> Tensor:
+        return as_input(photograph(number), size, size, model)[None]
+
+    return Pair(
+        "seeds of all layers, and from every start layer",
+        f"deit_small_patch16_224, {size}, 2 classes",
+        lambda number: localise(model, image(number), classes, recipe),
+        lambda number: localise_from_each(model, image(number), classes, recipe),
+        difference=lambda one, other: float((one - other[-1]).abs().max()),
+        tolerance=1e-3,
+        goal="0.77",
+    )
+
+
 def _built(backbone: str, size: int, device: torch.device) -> VitClassifier:
     torch.manual_seed(0)
     model = build_classifier(describe(Classifier(backbone=backbone, image_size=size), CLASSES)).eval().to(device)
@@ -60,4 +83,5 @@ PAIRS: dict[str, Callable[[torch.device], Pair]] = {
         for count, goal in ((1, "5.5"), (2, "9"), (3, "12"))
     },
     **{f"seeds_deit_{size}": functools.partial(pair, "deit_small_patch16_224", size, 2, "6") for size in (224, 384)},
+    "sweep": sweep,
 }

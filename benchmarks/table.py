@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import curves, masks, seeds, training, walks
-from benchmarks.pairs import Measured, Pair
+from benchmarks.pairs import Measured, Pair, Sizes
 
 PAIRS: dict[str, Callable[[torch.device], Pair]] = {
     **seeds.PAIRS,
@@ -18,14 +18,15 @@ PAIRS: dict[str, Callable[[torch.device], Pair]] = {
     **curves.PAIRS,
     **masks.PAIRS,
 }
+SIZES = curves.SIZES
 PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
 BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
 HEAD = ("what", "input", "reference", "ours", "ratio", "goal", "wall", "memory", "equal within")
 
 
-def markdown(rows: Sequence[Measured], device: torch.device) -> str:
+def markdown(rows: Sequence[Measured | Sizes], device: torch.device) -> str:
     """The table, and under it the machine and the versions that it was measured with."""
-    lines = [HEAD, ["---"] * len(HEAD), *map(_cells, rows)]
+    lines = [HEAD, ["---"] * len(HEAD), *(_sizes(row) if isinstance(row, Sizes) else _cells(row) for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{table}\n\n{_machine(device)}\n"
 
@@ -43,6 +44,11 @@ def _cells(row: Measured) -> list[str]:
         memory,
         f"{row.difference:.1g}",
     ]
+
+
+def _sizes(row: Sizes) -> list[str]:
+    sizes = [f"{size / 2**10:.4g} KiB" for size in (row.reference, row.ours)]
+    return [row.name, row.inputs, *sizes, f"{row.reference / row.ours:.3g}", row.goal, "", "", f"{row.difference:.1g}"]
 
 
 def _machine(device: torch.device) -> str:

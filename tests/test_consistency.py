@@ -22,20 +22,20 @@ TWO = torch.tensor([[[0.2, 0.4, 0.4], [0.9, 0.1, 0.0], [0.0, 0.4, 0.6]]], dtype=
     ],
 )
 def test_distances_by_hand(distance: str, activation: float, affinity: float) -> None:
-    terms = attention_consistency([ONE], [TWO], 1, distance)
+    terms = attention_consistency(torch.stack([ONE]), torch.stack([TWO]), 1, distance)
     assert float(terms.activation) == pytest.approx(activation, abs=1e-12)
     assert float(terms.affinity) == pytest.approx(affinity, abs=1e-12)
 
 
 def test_the_mean_is_over_layers() -> None:
-    terms = attention_consistency([ONE, ONE], [TWO, ONE], 1)
+    terms = attention_consistency(torch.stack([ONE, ONE]), torch.stack([TWO, ONE]), 1)
     assert float(terms.activation) == pytest.approx(0.05, abs=1e-12)
     assert float(terms.affinity) == pytest.approx(0.15, abs=1e-12)
 
 
 def test_hidden_patches_are_not_compared() -> None:
     visible = torch.tensor([[True, False]])
-    terms = attention_consistency([ONE], [TWO], 1, "l1", visible)
+    terms = attention_consistency(torch.stack([ONE]), torch.stack([TWO]), 1, "l1", visible)
     assert float(terms.activation) == pytest.approx(0.1, abs=1e-12)
     assert float(terms.affinity) == pytest.approx(0.5, abs=1e-12)
 

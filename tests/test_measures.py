@@ -19,6 +19,7 @@ from acr.measures import (
     score_histogram,
     threshold_confusions,
 )
+from benchmarks import reference
 
 # 3 background pixels, 3 of class 1, 1 of class 2; class 3 in neither
 COUNTS = np.array([[2, 1, 0, 0], [1, 2, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
@@ -74,13 +75,6 @@ def test_a_union_is_hits_false_positives_and_misses(counts):
     assert np.isnan(parts) if counts.sum() == 0 else parts == pytest.approx(100)
 
 
-def brute_force(truth, maps, indices, classes):
-    """The confusion at every threshold, by argmax over the background's constant and the maps."""
-    values = np.array([0, *(index + 1 for index in indices)], np.uint8)
-    planes = [np.concatenate([np.full((1, *truth.shape), t, np.float32), maps]) for t in THRESHOLDS]
-    return np.stack([confusion(truth, values[plane.argmax(axis=0)], classes).counts for plane in planes])
-
-
 def test_the_thresholds_are_the_official_ones_in_float32():
     assert THRESHOLDS.dtype == np.float32
     assert THRESHOLDS.tolist() == [np.float32(i * 0.01).item() for i in range(100)]
@@ -96,9 +90,12 @@ def test_the_curve_equals_brute_force_to_the_last_bit(data, present):
     maps = data.draw(arrays(np.float32, (present, 3, 4), elements=score))
     truth = data.draw(arrays(np.uint8, (3, 4), elements=st.sampled_from([0, 1, 2, 3, 4, 5, 255])))
     confusions = threshold_confusions(score_histogram(truth, maps, indices, 6))
-    oracle = brute_force(truth, maps, indices, 6)
-    assert (confusions == oracle).all()
-    np.testing.assert_array_equal(curve(confusions), [Confusion(counts).miou() for counts in oracle])
+    seeds = dict(zip(indices, maps, strict=True))
+    hits, predicted, true = np.stack([reference.threshold_counts([truth], [seeds], t, 6) for t in THRESHOLDS], axis=1)
+    assert (confusions.diagonal(axis1=1, axis2=2) == hits).all()
+    assert (confusions.sum(axis=1) == predicted).all()
+    assert (confusions.sum(axis=2) == true).all()
+    np.testing.assert_array_equal(curve(confusions), [Confusion(counts).miou() for counts in confusions])
 
 
 def test_a_tie_with_the_threshold_is_background():
@@ -106,6 +103,7 @@ def test_a_tie_with_the_threshold_is_background():
     assert bins_of(scores).tolist() == [0, 7, 8, 99, 100]
     near = np.concatenate([THRESHOLDS, np.nextafter(THRESHOLDS, np.float32(2)), np.nextafter(THRESHOLDS[1:], np.float32(0))])
     assert (bins_of(near) == (THRESHOLDS[None] < near[:, None]).sum(axis=1)).all()
+    assert bins_of(np.nextafter(np.ones(1, np.float32), np.float32(2))) == 100  # as interpolation may give
 
 
 def otsu_by_definition(histogram):

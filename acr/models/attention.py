@@ -1,6 +1,6 @@
 """The blocks of a timm transformer taken apart, so that their attention can be read and is formed only where it is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,11 +10,10 @@ from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 # Bytes of the attention that is formed at once. On a CPU what is computed with it should find it in the cache; a GPU
 # wants large pieces, of which the memory is a small part.
-PIECE = {"cpu": 2**21, "cuda": 2**28}
+PIECE = {"cpu": 2**20, "cuda": 2**28}
 
 
 @dataclass(frozen=True)
@@ -140,20 +139,44 @@ def finish(block: Block, tokens: Float[Tensor, "B N D"], output: Float[Tensor, "
 
 def _perceptron(block: Block, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
     layer = block.mlp
-    if type(layer) is not Mlp:
+    if type(layer) is not Mlp or not isinstance(layer.norm, nn.Identity):
         return layer(block.norm2(tokens))
-    hidden = lean(layer.fc1, block.norm2, tokens)
-    return layer.drop2(lean(layer.fc2, lambda each: layer.norm(layer.drop1(layer.act(each))), hidden))
+    return layer.drop2(lean(layer.fc2, layer.act, layer.drop1(lean(layer.fc1, block.norm2, tokens))))
 
 
-def lean(layer: nn.Linear, before: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+def lean(layer: nn.Linear, before: nn.Module, tensor: Float[Tensor, "B N _"]) -> Float[Tensor, "B N _"]:
     """`layer(before(tensor))`, of which a layer that is trained keeps no more than `tensor`.
 
     What its weights' gradient is made from costs little beside the layer itself, and is computed again when it is asked for.
     """
-    if not layer.weight.requires_grad:
+    if not (torch.is_grad_enabled() and layer.weight.requires_grad):
         return layer(before(tensor))
-    return checkpoint(lambda each: layer(before(each)), tensor, use_reentrant=False, preserve_rng_state=False)
+    return _Lean.apply(before, layer.weight, layer.bias, tensor, *before.parameters())
+
+
+class _Lean(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, before: nn.Module, weight: Tensor, bias: Tensor | None, tensor: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        context.before, context.biased = before, bias is not None
+        context.cast = torch.is_autocast_enabled(tensor.device.type)
+        context.save_for_backward(weight, tensor, *parameters)
+        return functional.linear(before(tensor), weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, outward: Tensor) -> tuple[Tensor | None, ...]:
+        weight, tensor, *parameters = context.saved_tensors
+        leaf = tensor.detach().requires_grad_()
+        with torch.autocast(tensor.device.type, torch.bfloat16, enabled=context.cast):
+            with torch.enable_grad():
+                made = context.before(leaf)
+            rows = outward.flatten(0, 1)
+            of_weight = (rows.T @ made.detach().flatten(0, 1)).to(weight.dtype)
+            of_bias = rows.sum(0, dtype=weight.dtype) if context.biased else None
+            inward = (rows @ weight).view_as(made).to(made.dtype)
+        return None, of_weight, of_bias, *torch.autograd.grad(made, [leaf, *parameters], inward)
 
 
 def gather(heads: Heads) -> Float[Tensor, "B A N d"]:
@@ -190,8 +213,7 @@ class _GatherAndMean(torch.autograd.Function):
         for piece in _pieces(queries, keys):
             attention = attention_of(queries[piece], keys[piece])
             output[piece] = attention.to(values.dtype) @ values[piece]
-            for head in attention.unbind(1):  # quicker than their sum, which is written before it is added
-                mean[piece[0]] += head
+            mean[piece[0]] += attention.squeeze(1) if attention.shape[1] == 1 else attention.sum(1)
         return output, mean.div_(queries.shape[1])
 
     @staticmethod
