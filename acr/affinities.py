@@ -6,10 +6,10 @@ all at the second, and so on, each in row-major order of its upper cell.
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,19 +19,18 @@ from torch import Tensor, nn
 
 from acr import config
 from acr.augmentations import augment, random_window
-from acr.crf import dense_crf
-from acr.datasets.base import Split, read_split, shard_of
+from acr.datasets.base import Split, read_split
 from acr.distributed import mean_count, on_all_devices
-from acr.files import Arrays, write_resumably
-from acr.images import crop, read_working_image, upsample
+from acr.files import Arrays
+from acr.images import crop, read_working_image
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_weights
-from acr.processes import in_processes
-from acr.recipes import Affinity, ConfidentLabels, Crf, Execution
+from acr.recipes import Affinity, Execution
 from acr.shapes import BACKGROUND, VOID, Grid
 from acr.training import Run, fit, freeze_norm, freeze_stem, save_trained
 
 Offset = tuple[int, int]
+Window = tuple[slice, slice]  # rows and columns of a grid
 EPSILON = 1e-5  # keeps the logarithms of the loss finite
 TOLERANCE = 1e-8  # of a walk, in the norm in which its matrix is symmetric
 NEGLIGIBLE = 1e-20  # weights below it change nothing, but arithmetic with them is slow where its results are subnormal
@@ -52,7 +51,7 @@ def neighbours(radius: int) -> tuple[Offset, ...]:
     return tuple((y, x) for y in range(radius) for x in span if (y, x) > (0, 0) and x * x + y * y < radius * radius)
 
 
-def pairs(offset: Offset, grid: Grid) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def pairs(offset: Offset, grid: Grid) -> tuple[Window, Window]:
     """Where the first and the second cell of all pairs at `offset` lie: two windows of equal size, empty if none fits.
 
     deviates: PSA pairs only cells whose whole neighbourhood lies inside the grid; here every pair inside it counts.
@@ -66,9 +65,36 @@ def pairs(offset: Offset, grid: Grid) -> tuple[tuple[slice, slice], tuple[slice,
 def affinity(features: Float[Tensor, "B F h w"], offsets: Sequence[Offset]) -> Float[Tensor, "B E"]:
     """exp(-mean |f_i - f_j|) in (0, 1] of all pairs of cells at `offsets` (PSA, Eq. 2; the mean is over features)."""
     grid = Grid(*features.shape[-2:])
-    windows = [pairs(offset, grid) for offset in offsets]
-    distances = [(features[..., *i] - features[..., *j]).abs().mean(1).flatten(1) for i, j in windows]
-    return torch.exp(-torch.cat(distances, dim=1))
+    return torch.exp(-_Distances.apply(features, [pairs(offset, grid) for offset in offsets]))
+
+
+class _Distances(torch.autograd.Function):
+    """The mean over features of |f_i - f_j| of the pairs in all windows, "B E".
+
+    autograd keeps the differences of all offsets and pads the gradient of every window to the whole grid; here differences
+    are taken again in the backward pass and added in place.
+    """
+
+    @staticmethod
+    def forward(context: Any, features: Tensor, windows: Sequence[tuple[Window, Window]]) -> Tensor:
+        context.save_for_backward(features)
+        context.windows = windows
+        return torch.cat([(features[..., *i] - features[..., *j]).abs_().mean(1).flatten(1) for i, j in windows], dim=1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, of_distances: Tensor) -> tuple[Tensor, None]:
+        (features,) = context.saved_tensors
+        gradient, start = torch.zeros_like(features), 0
+        for i, j in context.windows:
+            signs = (features[..., *i] - features[..., *j]).sgn_()
+            height, width = signs.shape[-2:]
+            part = of_distances[:, start : start + height * width].reshape(len(features), 1, height, width)
+            signs *= part / features.shape[1]
+            gradient[..., *i] += signs
+            gradient[..., *j] -= signs
+            start += height * width
+        return gradient, None
 
 
 class PairLabels(NamedTuple):
@@ -204,27 +230,6 @@ def _applied(weights: Sequence[float], matrix: sparse.dia_array, row: Float[np.n
     return (middle + total).clip(low, high)
 
 
-def confident_labels(
-    image: UInt8[np.ndarray, "H W 3"], maps: Float32[np.ndarray, "K H W"], settings: ConfidentLabels
-) -> UInt8[np.ndarray, "H W"]:
-    """Where PSA may learn: map index + 1 or BACKGROUND where two CRFs leave no doubt, VOID elsewhere.
-
-    Background scores (1 - max)^low are generous, so that foreground found beside them is sure; (1 - max)^high are
-    strict, so that background is. Maps that are all zero locate nothing: all is VOID.
-    """
-    if not maps.any():
-        return np.full(image.shape[:2], VOID, np.uint8)
-    generous, strict = (_crf_labels(image, maps, exponent, settings.crf) for exponent in (settings.low, settings.high))
-    sure = np.where(generous == BACKGROUND, VOID, generous)
-    return np.where(strict == BACKGROUND, BACKGROUND, sure).astype(np.uint8)
-
-
-def _crf_labels(image: np.ndarray, maps: np.ndarray, exponent: float, settings: Crf) -> np.ndarray:
-    background = (1 - maps.max(0, keepdims=True)) ** exponent
-    scores = np.concatenate([background, maps])
-    return dense_crf(image, scores / scores.sum(0), settings).argmax(0)
-
-
 def majority(labels: UInt8[np.ndarray, "H W"], stride: int) -> UInt8[np.ndarray, "h w"]:
     """The most frequent label of each cell of `stride` x `stride` pixels, the smallest of equals; sides are multiples of it.
 
@@ -279,39 +284,6 @@ class Sample:
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------
-
-
-def _confident(path: Path, indices: tuple[int, ...], maps: np.ndarray, settings: ConfidentLabels) -> np.ndarray:
-    image = read_working_image(path)
-    values = np.full(VOID + 1, VOID, np.uint8)
-    values[: len(indices) + 1] = [BACKGROUND, *(index + 1 for index in indices)]
-    return values[confident_labels(image, upsample(maps, *image.shape[:2]), settings)]
-
-
-def label_shard(
-    *,
-    split: str | Path,
-    maps: str | Path,
-    recipe: str,
-    execution: Mapping,
-    shard: str,
-    output: str | Path,
-    made_from: Mapping,
-) -> None:
-    """Writes the confident labels (class index + 1, size of `read_working_image`) of one shard of a split, such as `0-of-4`.
-
-    `recipe` is an Affinity, of which `labels` counts; `maps` are its seeds. CRFs run in `execution.workers` processes.
-    What an interrupted call `made_from` the same made is not made again.
-    """
-    settings, how = config.load(Affinity, recipe).labels, config.build(Execution, execution, "execution")
-    part, seeds = shard_of(read_split(split), shard), Arrays(maps)
-
-    def labels(first: int) -> Iterator[np.ndarray]:
-        wanted = part.records[first:]
-        tasks = ((item.image, part.class_indices(item), seeds[item.image_id], settings) for item in wanted)
-        return in_processes(_confident, tasks, how.workers)
-
-    write_resumably(output, made_from, [item.image_id for item in part.records], labels)
 
 
 @on_all_devices

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from acr.recipes import DATASETS, SECTIONS, TRAINED, VIEW_NAMES, WHOLE, Coco14, Execution, Folder, Table, Textures, Voc12
 
 POSITIVE = {
-    *("batch_size", "images", "training_steps", "shards", "batch", "processes", "layers"),
+    *("batch_size", "images", "training_steps", "shards", "batch", "processes", "threads", "layers"),
     *("image_size", "crop_size", "stride", "radius", "size"),
     *("train_images", "val_images", "long_side", "crop_scales", "loss_scales", "scales", "dilations"),
 }

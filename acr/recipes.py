@@ -414,7 +414,8 @@ class Execution:
     device: str = "auto"  # auto, cpu, cuda, or one of several GPUs as cuda:1
     processes: int = 1  # that train one network together, each on a GPU of its own
     shards: int = 1
-    batch: int = 1  # photographs of one size that a classifier localises at once: more are quicker on a GPU
+    threads: int = 16  # of a job that runs a network or CRFs, where as many cores are allowed
+    batch: int = 1  # photographs of one size localised at once: more are quicker on a GPU, or if small
     workers: int = 2  # processes that read images or run CRFs
     checkpoint_seconds: float = 120.0  # between two checkpoints of a training run, which is what a kill can cost
     mirrors: tuple[str, ...] = ()  # folders or addresses where archives are looked for before their own addresses

@@ -4,6 +4,7 @@ Nothing depends on what happened before: the images of a step and all randomness
 (random_state, step, position), so that the number of workers, a stop and a resume change nothing.
 """
 
+import csv
 import functools
 import json
 import logging
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -36,7 +36,7 @@ from acr.recipes import Execution, Training
 log = logging.getLogger(__name__)
 History = list[dict[str, float]]  # one row each LOG_EVERY steps: step, learning_rate and every loss term
 Sample = Callable[[int, np.random.Generator], dict[str, np.ndarray]]
-NO_HISTORY = {"step": [], "learning_rate": [], "loss": []}  # of a network left as it was built
+NO_HISTORY = ("step", "learning_rate", "loss")  # columns of the history of a network left as it was built
 LOG_EVERY = 50  # steps between two lines of the history
 
 
@@ -311,5 +311,7 @@ def save_trained(run: Run, module: nn.Module, description: Mapping[str, Any], hi
     if rank() > 0:
         return
     save_model(run.folder, module, description)
-    with atomic(run.folder / "history.csv") as temporary:
-        pd.DataFrame(history or NO_HISTORY).to_csv(temporary, index=False)
+    with atomic(run.folder / "history.csv") as temporary, temporary.open("w", newline="") as stream:
+        rows = csv.DictWriter(stream, history[0] if history else NO_HISTORY, lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(history)

@@ -16,7 +16,8 @@ import yaml
 
 from acr import config
 from acr.affinities import Objective as AffinityObjective
-from acr.affinities import confident_labels, neighbours
+from acr.affinities import neighbours
+from acr.confident_labels import confident_labels
 from acr.config import Plan
 from acr.crf import crf_mask
 from acr.images import upsample

@@ -1,4 +1,4 @@
-"""The pairs, the loss, the walk and the confident labels of PSA, against loops, dense matrices and cases worked out by hand."""
+"""The pairs, the loss and the walk of PSA, against loops, dense matrices and cases worked out by hand."""
 
 import itertools
 import math
@@ -19,8 +19,6 @@ from acr.affinities import (
     affinity_loss,
     affinity_without_gradient,
     chebyshev,
-    confident_labels,
-    label_shard,
     majority,
     neighbours,
     pair_labels,
@@ -29,13 +27,12 @@ from acr.affinities import (
     transition,
 )
 from acr.config import canonical
-from acr.datasets.base import Record, Split, write_classes, write_split
-from acr.files import Arrays, read_json, write_arrays
-from acr.images import write_image
+from acr.files import read_json, write_arrays
 from acr.models.affinity_net import AffinityNet
-from acr.recipes import Affinity, ConfidentLabels, Training
+from acr.recipes import Affinity, Training
 from acr.shapes import VOID, Grid
 from benchmarks import reference
+from tests.test_confident_labels import make_labels, scene, scenes
 
 WINDOW = Grid(6, 5)
 RADIUS = 3
@@ -79,6 +76,18 @@ def test_affinities_are_those_of_four_loops():
     found = affinity(features, neighbours(RADIUS))[0]
     expected = [torch.exp(-(features[0, :, *i] - features[0, :, *j]).abs().mean()) for i, j in each_pair(WINDOW, RADIUS)]
     torch.testing.assert_close(found, torch.stack(expected))
+
+
+@pytest.mark.parametrize("grid", [WINDOW, Grid(4, 2), Grid(1, 1)], ids=str)
+def test_gradients_of_affinities_are_those_of_four_loops(grid):
+    count, generator = len(list(each_pair(grid, RADIUS))), torch.Generator().manual_seed(1)
+    weights = torch.randn(2, count, dtype=torch.float64, generator=generator)
+    ours, plain = (random_features(grid, count=2).requires_grad_() for _ in range(2))
+    (affinity(ours, neighbours(RADIUS)) * weights).sum().backward()
+    distances = [(plain[:, :, *i] - plain[:, :, *j]).abs().mean(1) for i, j in each_pair(grid, RADIUS)]
+    expected = torch.exp(-torch.stack([*distances, torch.zeros_like(plain[:, 0, 0, 0])], dim=1))[:, :-1]
+    ((expected * weights).sum() + 0 * plain.sum()).backward()  # a single cell has no pairs
+    torch.testing.assert_close(ours.grad, plain.grad, rtol=0, atol=1e-14)
 
 
 @settings(deadline=None, max_examples=40)
@@ -247,47 +256,6 @@ def test_walks_do_not_cross_a_wall():
     assert (walked[0, :, 4:] < 1e-7).all()
 
 
-def scene():
-    """A dark square on a bright ground, and a map of it that is sure inside, unsure in a ring and zero outside."""
-    image = np.full((32, 32, 3), 220, np.uint8)
-    image[10:22, 10:22] = 30
-    maps = np.zeros((2, 32, 32), np.float32)
-    maps[1, 12:20, 12:20] = 1
-    return image, maps
-
-
-def test_confident_labels_without_a_crf_follow_the_two_exponents(monkeypatch):
-    monkeypatch.setattr(affinities, "dense_crf", lambda image, probabilities, settings: probabilities)
-    values = np.array([0.0, 0.1, 0.2, 0.45, 0.55, 1.0], np.float32)
-    maps = np.stack([values, np.zeros(6, np.float32)])[:, None, :]
-    found = confident_labels(np.zeros((1, 6, 3), np.uint8), maps, ConfidentLabels(low=1.0, high=12.0))
-    # background while (1 - v)^12 > v, that is below about 0.14; foreground above 1 - v, that is from 0.5
-    assert found.tolist() == [[0, 0, 255, 255, 1, 1]]
-
-
-def test_confident_labels_hand_the_crf_distributions(monkeypatch):
-    seen = []
-    monkeypatch.setattr(affinities, "dense_crf", lambda image, scores, settings: seen.append(scores) or scores)
-    image, maps = scene()
-    confident_labels(image, 0.8 * maps, ConfidentLabels(low=1.0, high=2.0))
-    assert [scores.shape for scores in seen] == [(3, 32, 32)] * 2
-    np.testing.assert_allclose([scores[:, 15, 15] for scores in seen], [[0.2, 0, 0.8], [0.04 / 0.84, 0, 0.8 / 0.84]], rtol=1e-6)
-
-
-def test_confident_labels_follow_the_object():
-    image, maps = scene()
-    found = confident_labels(image, maps, ConfidentLabels())
-    assert (found[12:20, 12:20] == 2).all()
-    assert (found[:4] == 0).all()
-    assert set(np.unique(found)) <= {0, 2, VOID}
-
-
-def test_maps_of_zeros_and_no_maps_are_all_void():
-    image, maps = scene()
-    assert (confident_labels(image, 0 * maps, ConfidentLabels()) == VOID).all()
-    assert (confident_labels(image, maps[:0], ConfidentLabels()) == VOID).all()
-
-
 def test_the_majority_of_a_cell():
     labels = np.array([[0, 3, 3, 3], [3, 3, 3, 255], [255, 255, 1, 2], [255, 0, 2, 1]], np.uint8)
     assert majority(labels, 2).tolist() == [[3, 3], [255, 1]]
@@ -296,56 +264,7 @@ def test_the_majority_of_a_cell():
 
 @pytest.fixture
 def data(tmp_path):
-    """A split of three small scenes of two classes, the last without a tag, and seeds of it."""
-    image, maps = scene()
-    records = []
-    for index, labels in enumerate([("cat", "dog"), ("dog",), ()]):
-        path = tmp_path / f"{index}.png"
-        write_image(path, np.roll(image, 2 * index, axis=1))
-        records.append(Record(f"image_{index}", path, None, labels))
-    split = Split("train", ("cat", "dog"), tuple(records))
-    write_split(tmp_path / "train.csv", split)
-    write_classes(tmp_path / "classes.txt", split.classes)
-    coarse = maps.reshape(2, 8, 4, 8, 4).mean((2, 4)).astype(np.float16)
-    seeds = {"image_0": coarse, "image_1": coarse[1:], "image_2": coarse[:0]}
-    write_arrays(tmp_path / "maps.npz", seeds.items())
-    return tmp_path, split
-
-
-def make_labels(folder, name, shard="0-of-1", workers=0):
-    output = folder / name
-    label_shard(
-        split=folder / "train.csv",
-        maps=folder / "maps.npz",
-        recipe=canonical(Affinity(seeds="acr")),
-        execution={"workers": workers},
-        shard=shard,
-        output=output,
-        made_from={},
-    )
-    return Arrays(output)
-
-
-def test_label_shards_hold_masks_of_class_indices(data):
-    folder, _ = data
-    whole = make_labels(folder, "labels.npz")
-    assert list(whole) == ["image_0", "image_1", "image_2"]
-    assert set(np.unique(whole["image_0"])) <= {0, 2, VOID}
-    assert whole["image_1"][15, 17] == 2  # the only map, but class index 1
-    assert (whole["image_2"] == VOID).all()
-    assert all(whole[name].shape == (32, 32) and whole[name].dtype == np.uint8 for name in whole)
-    parts = [make_labels(folder, f"{shard}.npz", shard) for shard in ("0-of-2", "1-of-2")]
-    assert [list(part) for part in parts] == [["image_0", "image_2"], ["image_1"]]
-    for part, name in [(parts[0], "image_0"), (parts[1], "image_1")]:
-        np.testing.assert_array_equal(part[name], whole[name])
-
-
-@pytest.mark.slow
-def test_the_number_of_processes_leaves_no_trace(data):
-    folder, _ = data
-    make_labels(folder, "one.npz")
-    make_labels(folder, "two.npz", workers=2)
-    assert (folder / "one.npz").read_bytes() == (folder / "two.npz").read_bytes()
+    return scenes(tmp_path)
 
 
 RECIPE = Affinity(

@@ -20,7 +20,7 @@ FRAGILE = "seeds/acr.train.json"
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """mAP or mIoU in percent of every metrics file of the default run, by its name."""
     folder = tmp_path_factory.mktemp("default")
-    finished = snakemake(folder, "--max-threads", "2", config=[ROOT / "config" / "config.yaml"])
+    finished = snakemake(folder, config=[ROOT / "config" / "config.yaml"])
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert (folder / "results/textures/report.html").stat().st_size > 100_000
     found = folder / "results/textures/metrics"

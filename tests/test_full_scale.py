@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from acr import config
-from acr.affinities import label_shard, train_affinity
+from acr.affinities import train_affinity
 from acr.classifiers import train_classifier
+from acr.confident_labels import label_shard
 from acr.config import Plan, canonical
 from acr.datasets.base import read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits

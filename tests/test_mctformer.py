@@ -34,7 +34,7 @@ def test_a_trace_has_one_token_a_class_and_trained_class_maps(model: MctFormer) 
 
 
 def test_logits_are_the_means_of_class_tokens_and_maps_a_convolution(model: MctFormer) -> None:
-    tokens = torch.arange(2.0 * (CLASSES + 6) * 128, dtype=torch.float64).view(2, CLASSES + 6, 128) / 1000
+    tokens = torch.arange(2.0 * (CLASSES + 6) * 64, dtype=torch.float64).view(2, CLASSES + 6, 64) / 1000
     logits, maps = model.logits(tokens[:, :CLASSES]), model.class_maps(tokens[:, CLASSES:], Grid(2, 3))
     assert torch.allclose(logits, tokens[:, :CLASSES].mean(-1))
     # the cell of the first row and second column, from its 3x3 neighbourhood, outside which there is nothing

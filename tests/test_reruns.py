@@ -284,6 +284,7 @@ def test_how_it_is_run_re_runs_nothing(finished: Path, base: dict, tmp_path: Pat
     ways = [
         {"shards": 3},
         {"shards": 8},
+        {"threads": 2},
         {"batch": 4},
         {"workers": 2},
         {"device": "auto"},

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from acr.affinities import label_shard
+from acr.confident_labels import label_shard
 from acr.files import PROVENANCE, Arrays, hold, read_json
 from acr.images import read_image, read_mask
 from acr.pseudo_labels import pseudo_label_shard

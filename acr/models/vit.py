@@ -142,13 +142,13 @@ class ConvolutionalStem(nn.Module):
 
 @register_model
 def vit_stem8_96(pretrained: bool = False, **options: Any) -> VisionTransformer:
-    """A 4-block, 128-wide transformer on 8-pixel tokens of 96-pixel images; it has no pretrained weights.
+    """A 3-block, 64-wide transformer on 8-pixel tokens of 96-pixel images; it has no pretrained weights.
 
     The first two blocks start with equal queries and keys, so that patches attend to patches that look like them: in the
     minutes of training that the default data set is given, attention that starts uniform stays so.
     """
     assert not pretrained
-    size = {"img_size": 96, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0}
+    size = {"img_size": 96, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4, "mlp_ratio": 2.0}
     known = {key: value for key, value in options.items() if not key.startswith("pretrained_") and key != "cache_dir"}
     network = VisionTransformer(embed_layer=ConvolutionalStem, weight_init="moco", **size, **known)
     with torch.no_grad():

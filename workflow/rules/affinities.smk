@@ -16,7 +16,7 @@ rule confident_label_shard:
         "logs/{dataset}/affinities/{recipe}/{shard}.tsv"
     conda:
         "../../environment.yml"
-    threads: 16
+    threads: PLAN.execution.threads
     resources:
         mem_mb=growing(8000),
         runtime=growing(240),
@@ -71,7 +71,7 @@ rule affinity:
         "logs/{dataset}/affinities/{recipe}.tsv"
     conda:
         "../../environment.yml"
-    threads: 16
+    threads: PLAN.execution.threads
     resources:
         gpu=PLAN.execution.processes,
         mem_mb=growing(16000),

@@ -18,7 +18,7 @@ rule classifier:
         "logs/{dataset}/classifiers/{recipe}.tsv"
     conda:
         "../../environment.yml"
-    threads: 16
+    threads: PLAN.execution.threads
     resources:
         gpu=PLAN.execution.processes,
         mem_mb=growing(16000),

@@ -17,7 +17,7 @@ rule layer_sweep_shard:
         "logs/{dataset}/layer_sweeps/{recipe}/{shard}.tsv"
     conda:
         "../../environment.yml"
-    threads: 16
+    threads: PLAN.execution.threads
     resources:
         gpu=1,
         mem_mb=growing(8000),

@@ -15,7 +15,7 @@ rule measure_classifier:
         "logs/{dataset}/metrics/classifiers/{recipe}.{split}.log",
     conda:
         "../../environment.yml"
-    threads: 16
+    threads: PLAN.execution.threads
     resources:
         gpu=1,
         mem_mb=growing(8000),

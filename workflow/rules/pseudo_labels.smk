@@ -19,7 +19,7 @@ rule pseudo_label_shard:
         "logs/{dataset}/pseudo_labels/{recipe}/{shard}.tsv"
     conda:
         "../../environment.yml"
-    threads: 16
+    threads: PLAN.execution.threads
     resources:
         gpu=1,
         mem_mb=growing(8000),

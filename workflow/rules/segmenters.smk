@@ -19,7 +19,7 @@ rule segmenter:
         "logs/{dataset}/segmenters/{recipe}.tsv"
     conda:
         "../../environment.yml"
-    threads: 16
+    threads: PLAN.execution.threads
     resources:
         gpu=PLAN.execution.processes,
         mem_mb=growing(24000),

@@ -1,6 +1,6 @@
 """Makes the confident labels of one shard."""
 
-from acr.affinities import label_shard
+from acr.confident_labels import label_shard
 from acr.jobs import job
 
 with job(snakemake) as made_from:
