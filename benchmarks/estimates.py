@@ -49,10 +49,10 @@ def stages(plan: Plan, device: torch.device, repeats: int) -> Iterator[Stage]:
     maps = upsample(MAPS, 375, 500)
     classifier = plan.recipe("classifiers", "acr")
     batch = classifier.training.batch_size
-    step = seconds(training("hybrid", batch, "float32", device), device, repeats) / batch
+    step = seconds(training("hybrid", batch, "float32", device).timed, device, repeats) / batch
     yield Stage("classifier, training", step, 0, lambda plan, train, val: classifier.training.epochs * train)
     many = 16 if device.type == "cuda" else 1
-    made = seconds(localising("hybrid", many, "float32", device), device, repeats) / many
+    made = seconds(localising("hybrid", many, "float32", device).timed, device, repeats) / many
     yield Stage("seeds, two recipes", 2 * made, 0, lambda plan, train, val: train)
     affinity = plan.recipe("affinities", "psa")
     sure = seconds(lambda: confident_labels(photograph(0), maps, affinity.labels), torch.device("cpu"), repeats)

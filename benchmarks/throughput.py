@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -43,8 +43,16 @@ def largest_rate(precision: str, device: torch.device, side: int = 8192) -> floa
     return 2 * side**3 / seconds(lambda: one @ other, device, 10) / 1e12
 
 
-def training(network: str, batch: int, precision: str, device: torch.device) -> Callable[[], None]:
-    """One step on a batch of crops and their mirror images."""
+class Work(NamedTuple):
+    """What is timed, and the part of it whose arithmetic is counted, which stands for so many times as much."""
+
+    timed: Callable[[], Any]
+    counted: Callable[[], Any]
+    times: int
+
+
+def training(network: str, batch: int, precision: str, device: torch.device) -> Work:
+    """One step on a batch of crops and their mirror images; the backward pass has twice the arithmetic of the forward pass."""
     backbone, size = NETWORKS[network]
     recipe = Classifier(backbone=backbone, image_size=size, training=Training(batch_size=batch))
     torch.manual_seed(0)
@@ -62,10 +70,10 @@ def training(network: str, batch: int, precision: str, device: torch.device) -> 
         loss.backward()
         optimiser.step()
 
-    return step
+    return Work(step, lambda: objective(crops), 3)
 
 
-def localising(network: str, batch: int, precision: str, device: torch.device) -> Callable[[], Any]:
+def localising(network: str, batch: int, precision: str, device: torch.device) -> Work:
     """Seeds of a batch of photographs of two classes each."""
     backbone, size = NETWORKS[network]
     torch.manual_seed(0)
@@ -76,7 +84,7 @@ def localising(network: str, batch: int, precision: str, device: torch.device) -
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             return localise(model, images, [(0, 1)] * batch, with_depth(RECIPE, model))
 
-    return seeds
+    return Work(seeds, lambda: model(torch.cat([images, images.flip(-1)])), 1)
 
 
 WORK = {"seeds": localising, "training": training}
@@ -92,11 +100,11 @@ def rows(device: torch.device, batches: list[int], repeats: int) -> Iterator[tup
             for network in NETWORKS:
                 for batch in batches:
                     work = build(network, batch, precision, device)
-                    with FlopCounterMode(display=False) as counter:
-                        work()
+                    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                        work.counted()
                     with peak_memory(device) as memory:
-                        taken = seconds(work, device, repeats)
-                    rate = counter.get_total_flops() / taken / 1e12
+                        taken = seconds(work.timed, device, repeats)
+                    rate = work.times * counter.get_total_flops() / taken / 1e12
                     numbers = (f"{batch / taken:.1f}", f"{1000 * taken:.1f}", f"{memory['mib']:.0f}", f"{rate:.2f}")
                     yield what, network, str(batch), precision, *numbers, f"{100 * rate / peak:.0f} % of {peak:.3g}"
 
