@@ -3,7 +3,7 @@
 Nothing here imports torch: the processes that run CRFs start quickly and stay small.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -24,12 +24,31 @@ def dense_crf(
     sum to 1. Pairwise energies are Potts', of pixels that are near (gaussian_*) and of pixels that are near and of a
     like colour (bilateral_*); a weight of 0 leaves its term out.
     """
-    labels, height, width = probabilities.shape
-    assert image.shape[:2] == (height, width), f"image {image.shape} and probabilities {probabilities.shape} differ in size"
-    crf = DenseCRF2D(width, height, labels)
-    energies = -np.log(np.maximum(probabilities, SMALLEST))
-    # the library reads raw memory: it wants C order, and refuses arrays that cannot be written
-    crf.setUnaryEnergy(np.require(energies.reshape(labels, -1), np.float32, ["C", "W"]))
+    return dense_crfs(image, [probabilities], settings)[0]
+
+
+def dense_crfs(
+    image: UInt8[np.ndarray, "H W 3"], several: Sequence[Float32[np.ndarray, "K H W"]], settings: Crf
+) -> list[Float32[np.ndarray, "K H W"]]:
+    """`dense_crf` of several probabilities of the same K labels of one image.
+
+    The pairwise terms, which take longer to prepare than few labels take to infer, are a function of the image alone and
+    are prepared once; inference starts from the unary energies each time, so that results are the same bit for bit.
+    """
+    labels, height, width = several[0].shape
+    assert image.shape[:2] == (height, width), f"image {image.shape} and probabilities {several[0].shape} differ in size"
+    crf, posteriors = _with_pairwise_terms(image, labels, settings), []
+    for probabilities in several:
+        energies = -np.log(np.maximum(probabilities, SMALLEST))
+        # the library reads raw memory: it wants C order, and refuses arrays that cannot be written
+        crf.setUnaryEnergy(np.require(energies.reshape(labels, -1), np.float32, ["C", "W"]))
+        # a copy: the result is a view of memory that goes with `crf`
+        posteriors.append(np.array(crf.inference(settings.iterations), np.float32).reshape(labels, height, width))
+    return posteriors
+
+
+def _with_pairwise_terms(image: UInt8[np.ndarray, "H W 3"], labels: int, settings: Crf) -> DenseCRF2D:
+    crf = DenseCRF2D(image.shape[1], image.shape[0], labels)
     if settings.gaussian_weight:
         crf.addPairwiseGaussian(sxy=settings.gaussian_xy, compat=settings.gaussian_weight)
     if settings.bilateral_weight:
@@ -39,8 +58,7 @@ def dense_crf(
             rgbim=np.require(image, np.uint8, ["C", "W"]),
             compat=settings.bilateral_weight,
         )
-    # a copy: the result is a view of memory that goes with `crf`
-    return np.array(crf.inference(settings.iterations), np.float32).reshape(labels, height, width)
+    return crf
 
 
 def crf_mask(

@@ -26,7 +26,7 @@ def scene():
 
 
 def test_confident_labels_without_a_crf_follow_the_two_exponents(monkeypatch):
-    monkeypatch.setattr(module, "dense_crf", lambda image, probabilities, settings: probabilities)
+    monkeypatch.setattr(module, "dense_crfs", lambda image, probabilities, settings: probabilities)
     values = np.array([0.0, 0.1, 0.2, 0.45, 0.55, 1.0], np.float32)
     maps = np.stack([values, np.zeros(6, np.float32)])[:, None, :]
     found = confident_labels(np.zeros((1, 6, 3), np.uint8), maps, ConfidentLabels(low=1.0, high=12.0))
@@ -36,7 +36,7 @@ def test_confident_labels_without_a_crf_follow_the_two_exponents(monkeypatch):
 
 def test_confident_labels_hand_the_crf_distributions(monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "dense_crf", lambda image, scores, settings: seen.append(scores) or scores)
+    monkeypatch.setattr(module, "dense_crfs", lambda image, scores, settings: seen.extend(scores) or scores)
     image, maps = scene()
     confident_labels(image, 0.8 * maps, ConfidentLabels(low=1.0, high=2.0))
     assert [scores.shape for scores in seen] == [(3, 32, 32)] * 2

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from acr.crf import crf_mask, dense_crf, masks
+from acr.crf import crf_mask, dense_crf, dense_crfs, masks
 from acr.recipes import Crf
 
 SETTINGS = Crf(gaussian_xy=1.0, gaussian_weight=3.0, bilateral_xy=20.0, bilateral_rgb=5.0, bilateral_weight=5.0)
@@ -205,6 +205,15 @@ def test_equal_input_gives_equal_output_whatever_the_memory_layout():
     assert (backwards == first).all()
     image.flags.writeable = probabilities.flags.writeable = False
     assert (dense_crf(image, probabilities, SETTINGS) == first).all()
+
+
+@pytest.mark.parametrize("labels", [2, 5])
+def test_probabilities_that_share_an_image_do_not_see_each_other(labels):
+    image, several = random_image(13, 9), [random_probabilities(labels, 13, 9, state) for state in (0, 1, 0)]
+    found = dense_crfs(image, several, SETTINGS)
+    for posterior, probabilities in zip(found, several, strict=True):
+        assert (posterior == dense_crf(image, probabilities, SETTINGS)).all()
+    assert (found[0] != found[1]).any()
 
 
 def test_the_input_is_left_as_it_was():
