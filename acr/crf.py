@@ -6,13 +6,14 @@ Nothing here imports torch: the processes that run CRFs start quickly and stay s
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from pydensecrf.densecrf import DenseCRF2D
 
 from acr.processes import in_processes
 from acr.recipes import Crf
 
 SMALLEST = 1e-5  # probability below which all are alike, so that no label is ruled out by the unary term alone
+HOPELESS = 0.02  # probability that a label must have at some pixel to have part in the CRF
 
 
 def dense_crf(
@@ -68,13 +69,39 @@ def crf_mask(
     return dense_crf(image, probabilities, settings).argmax(0).astype(np.uint8)
 
 
+def hopeful(probabilities: Float32[np.ndarray, "K H W"]) -> Int64[np.ndarray, " J"]:
+    """The labels that some pixel gives a probability of HOPELESS or more; all, where none has that much.
+
+    Time grows with the number of labels, and those that no pixel believes in win nowhere.
+
+    deviates: the field infers all labels of a data set. On 32 photographs of VOC with made-up scores, unsure ones among
+    them, the best label without the others was another one at 0.02 % of the pixels of the worst photograph, where a
+    bound of 0.05 would have changed 0.1 % and one of 0.5 three percent.
+    """
+    kept = np.flatnonzero(probabilities.max((1, 2)) >= HOPELESS)
+    return kept if len(kept) else np.arange(len(probabilities))
+
+
 def masks(
     scored: Iterable[tuple[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "K H W"]]], settings: Crf | None, workers: int
 ) -> Iterator[UInt8[np.ndarray, "H W"]]:
-    """The best label of each pixel of images and their probabilities, after a CRF in `workers` processes where there is one.
+    """The best label of each pixel of images and their probabilities, which sum to 1 over the labels of each pixel.
 
-    Processes, because the CRF library holds Python's lock all the time.
+    Where there is a CRF it is that of the `hopeful` labels, in `workers` processes: its library holds Python's lock all
+    the time.
     """
     if settings is None:
         return (probabilities.argmax(0).astype(np.uint8) for _, probabilities in scored)
-    return in_processes(crf_mask, ((*both, settings) for both in scored), workers)
+    # chosen here, so that the processes are sent no more than they need
+    kept = ((image, probabilities, hopeful(probabilities)) for image, probabilities in scored)
+    tasks = ((image, probabilities[labels], labels, settings) for image, probabilities, labels in kept)
+    return in_processes(_mask_of, tasks, workers)
+
+
+def _mask_of(
+    image: UInt8[np.ndarray, "H W 3"],
+    probabilities: Float32[np.ndarray, "J H W"],
+    labels: Int64[np.ndarray, " J"],
+    settings: Crf,
+) -> UInt8[np.ndarray, "H W"]:
+    return labels.astype(np.uint8)[crf_mask(image, probabilities, settings)]
