@@ -14,6 +14,7 @@ from acr.files import Arrays, write_arrays
 from acr.images import write_image
 from acr.recipes import Affinity, ConfidentLabels
 from acr.shapes import VOID
+from benchmarks import reference
 
 
 def scene():
@@ -49,6 +50,16 @@ def test_confident_labels_follow_the_object():
     assert (found[12:20, 12:20] == 2).all()
     assert (found[:4] == 0).all()
     assert set(np.unique(found)) <= {0, 2, VOID}
+
+
+def test_confident_labels_are_those_of_crfs_of_all_classes_from_scratch():
+    image, maps = scene()
+    maps, settings = 0.9 * maps, ConfidentLabels()
+    found = confident_labels(image, maps, settings)
+    by_class = {2: maps[0], 5: maps[1]}
+    expected = reference.confident_of_all_labels(image, by_class, 7, (settings.low, settings.high), settings.crf)
+    assert set(np.unique(expected)) == {0, 6, VOID}
+    assert (np.array([0, 3, 6, *[VOID] * 253])[found] == expected).all()
 
 
 def test_maps_of_zeros_and_no_maps_are_all_void():

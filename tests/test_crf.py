@@ -7,6 +7,7 @@ import pytest
 
 from acr.crf import crf_mask, dense_crf, dense_crfs, hopeful, masks
 from acr.recipes import Crf
+from benchmarks import reference
 
 SETTINGS = Crf(gaussian_xy=1.0, gaussian_weight=3.0, bilateral_xy=20.0, bilateral_rgb=5.0, bilateral_weight=5.0)
 
@@ -250,7 +251,7 @@ def test_masks_keep_the_numbers_of_the_labels_and_the_result_of_all_of_them(work
     probabilities[[2, 5]] = 0.98 * believed(truth, 2)
     (found,) = masks([(image, probabilities)], SETTINGS, workers)
     assert (found == np.array([2, 5])[truth]).all()
-    assert (found == crf_mask(image, probabilities, SETTINGS)).all()
+    assert (found == reference.crf_of_all_labels(image, probabilities, SETTINGS)).all()
 
 
 def test_the_processes_do_without_torch():
