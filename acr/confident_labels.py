@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from acr import config
-from acr.crf import dense_crf
+from acr.crf import dense_crfs
 from acr.datasets.base import read_split, shard_of
 from acr.files import Arrays, write_resumably
 from acr.images import read_working_image, upsample
 from acr.processes import in_processes
-from acr.recipes import Affinity, ConfidentLabels, Crf, Execution
+from acr.recipes import Affinity, ConfidentLabels, Execution
 from acr.shapes import BACKGROUND, VOID
 
 
@@ -29,15 +29,16 @@ def confident_labels(
     """
     if not maps.any():
         return np.full(image.shape[:2], VOID, np.uint8)
-    generous, strict = (_crf_labels(image, maps, exponent, settings.crf) for exponent in (settings.low, settings.high))
+    probabilities = [_probabilities(maps, exponent) for exponent in (settings.low, settings.high)]
+    generous, strict = (posterior.argmax(0) for posterior in dense_crfs(image, probabilities, settings.crf))
     sure = np.where(generous == BACKGROUND, VOID, generous)
     return np.where(strict == BACKGROUND, BACKGROUND, sure).astype(np.uint8)
 
 
-def _crf_labels(image: np.ndarray, maps: np.ndarray, exponent: float, settings: Crf) -> np.ndarray:
+def _probabilities(maps: Float32[np.ndarray, "K H W"], exponent: float) -> Float32[np.ndarray, "L H W"]:
     background = (1 - maps.max(0, keepdims=True)) ** exponent
     scores = np.concatenate([background, maps])
-    return dense_crf(image, scores / scores.sum(0), settings).argmax(0)
+    return scores / scores.sum(0)
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------

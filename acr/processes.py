@@ -48,11 +48,12 @@ def die_with(parent: int) -> None:
 
 @contextmanager
 def main_hidden() -> Iterator[None]:
-    """Keeps spawned processes from running the main script, which they would import by its path, and with it the whole job."""
-    main = sys.modules["__main__"]
-    path = main.__dict__.pop("__file__", None)
+    """Keeps spawned processes from running the main script, which they would import by its path or name, and the whole job."""
+    main = vars(sys.modules["__main__"])
+    hidden = {"__file__", "__spec__"} & main.keys()
+    kept = {key: main.pop(key) for key in hidden}
+    main["__spec__"] = None  # where it is looked for
     try:
         yield
     finally:
-        if path is not None:
-            main.__file__ = path
+        main.update(kept)

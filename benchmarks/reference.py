@@ -4,13 +4,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from PIL import Image
+from pydensecrf.densecrf import DenseCRF2D
+from pydensecrf.utils import unary_from_softmax
 from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
+from acr.recipes import Crf
 from acr.shapes import VOID, Grid
 
 # ---- seeds and training: attention kept by hooks, all parameters' gradients, one backward pass a class and view ----------
@@ -199,3 +204,64 @@ def save_seeds(folder: Path, name: str, maps: Mapping[int, Float32[np.ndarray, "
 def load_seeds(folder: Path, name: str) -> dict[int, Float32[np.ndarray, "H W"]]:
     """What `save_seeds` wrote."""
     return np.load(folder / f"{name}.npy", allow_pickle=True).item()
+
+
+# ---- CRFs of all labels of a data set, one library object each; photographs that the training process prepares itself ----
+
+
+def crf_of_all_labels(
+    image: UInt8[np.ndarray, "H W 3"], probabilities: Float32[np.ndarray, "K H W"], settings: Crf
+) -> UInt8[np.ndarray, "H W"]:
+    """The best label of each pixel after a dense CRF over all labels, made and filled as pydensecrf's examples do."""
+    labels, height, width = probabilities.shape
+    crf = DenseCRF2D(width, height, labels)
+    crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probabilities, clip=1e-5)))
+    crf.addPairwiseGaussian(sxy=settings.gaussian_xy, compat=settings.gaussian_weight)
+    crf.addPairwiseBilateral(
+        sxy=settings.bilateral_xy,
+        srgb=settings.bilateral_rgb,
+        rgbim=np.ascontiguousarray(image),
+        compat=settings.bilateral_weight,
+    )
+    return np.argmax(crf.inference(settings.iterations), axis=0).reshape(height, width)
+
+
+def confident_of_all_labels(
+    image: UInt8[np.ndarray, "H W 3"],
+    maps: Mapping[int, Float32[np.ndarray, "H W"]],
+    classes: int,
+    exponents: tuple[float, float],
+    settings: Crf,
+) -> UInt8[np.ndarray, "H W"]:
+    """PSA's confident labels from the maps of an image by class index: one CRF of all classes for each exponent.
+
+    Class index + 1 where the first has it, background where the second has it, 255 elsewhere.
+    """
+    best = []
+    for exponent in exponents:
+        scores = np.zeros((classes + 1, *image.shape[:2]), np.float32)
+        scores[0] = (1 - np.max(list(maps.values()), axis=0)) ** exponent
+        for index, values in maps.items():
+            scores[index + 1] = values
+        best.append(crf_of_all_labels(image, scores / scores.sum(0), settings))
+    generous, strict = best
+    labels = np.where(generous == 0, VOID, generous)
+    labels[strict == 0] = 0
+    return labels
+
+
+def normalised_crop(
+    path: Path, scale: float, window: tuple[int, int], size: int, mean: Sequence[float], deviation: Sequence[float]
+) -> Float[Tensor, "3 {size} {size}"]:
+    """A photograph in single precision: read, resized, normalised, and cropped at (top, left) with zeros outside."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
+    height, width = (round(scale * side) for side in pixels.shape[:2])
+    grows = scale > 1
+    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR if grows else cv2.INTER_AREA)
+    pixels = (pixels - np.float32(mean)) / np.float32(deviation)
+    top, left = window
+    padded = np.zeros((height + 2 * size, width + 2 * size, 3), np.float32)
+    padded[size : size + height, size : size + width] = pixels
+    cut = padded[size + top : 2 * size + top, size + left : 2 * size + left]
+    return torch.from_numpy(np.ascontiguousarray(cut.transpose(2, 0, 1)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import curves, masks, seeds, training, walks
+from benchmarks import curves, loading, masks, seeds, training, walks
 from benchmarks.pairs import Measured, Pair, Sizes
 
 PAIRS: dict[str, Callable[[torch.device], Pair]] = {
@@ -17,6 +17,7 @@ PAIRS: dict[str, Callable[[torch.device], Pair]] = {
     **walks.PAIRS,
     **curves.PAIRS,
     **masks.PAIRS,
+    **loading.PAIRS,
 }
 SIZES = curves.SIZES
 PAGE = Path(__file__).parent.parent / "docs" / "speed.md"

@@ -14,6 +14,7 @@ from acr.files import Arrays, write_arrays
 from acr.images import write_image
 from acr.recipes import Affinity, ConfidentLabels
 from acr.shapes import VOID
+from benchmarks import reference
 
 
 def scene():
@@ -26,7 +27,7 @@ def scene():
 
 
 def test_confident_labels_without_a_crf_follow_the_two_exponents(monkeypatch):
-    monkeypatch.setattr(module, "dense_crf", lambda image, probabilities, settings: probabilities)
+    monkeypatch.setattr(module, "dense_crfs", lambda image, probabilities, settings: probabilities)
     values = np.array([0.0, 0.1, 0.2, 0.45, 0.55, 1.0], np.float32)
     maps = np.stack([values, np.zeros(6, np.float32)])[:, None, :]
     found = confident_labels(np.zeros((1, 6, 3), np.uint8), maps, ConfidentLabels(low=1.0, high=12.0))
@@ -36,7 +37,7 @@ def test_confident_labels_without_a_crf_follow_the_two_exponents(monkeypatch):
 
 def test_confident_labels_hand_the_crf_distributions(monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "dense_crf", lambda image, scores, settings: seen.append(scores) or scores)
+    monkeypatch.setattr(module, "dense_crfs", lambda image, scores, settings: seen.extend(scores) or scores)
     image, maps = scene()
     confident_labels(image, 0.8 * maps, ConfidentLabels(low=1.0, high=2.0))
     assert [scores.shape for scores in seen] == [(3, 32, 32)] * 2
@@ -49,6 +50,16 @@ def test_confident_labels_follow_the_object():
     assert (found[12:20, 12:20] == 2).all()
     assert (found[:4] == 0).all()
     assert set(np.unique(found)) <= {0, 2, VOID}
+
+
+def test_confident_labels_are_those_of_crfs_of_all_classes_from_scratch():
+    image, maps = scene()
+    maps, settings = 0.9 * maps, ConfidentLabels()
+    found = confident_labels(image, maps, settings)
+    by_class = {2: maps[0], 5: maps[1]}
+    expected = reference.confident_of_all_labels(image, by_class, 7, (settings.low, settings.high), settings.crf)
+    assert set(np.unique(expected)) == {0, 6, VOID}
+    assert (np.array([0, 3, 6, *[VOID] * 253])[found] == expected).all()
 
 
 def test_maps_of_zeros_and_no_maps_are_all_void():

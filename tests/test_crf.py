@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from acr.crf import crf_mask, dense_crf, masks
+from acr.crf import crf_mask, dense_crf, dense_crfs, hopeful, masks
 from acr.recipes import Crf
+from benchmarks import reference
 
 SETTINGS = Crf(gaussian_xy=1.0, gaussian_weight=3.0, bilateral_xy=20.0, bilateral_rgb=5.0, bilateral_weight=5.0)
 
@@ -207,6 +208,15 @@ def test_equal_input_gives_equal_output_whatever_the_memory_layout():
     assert (dense_crf(image, probabilities, SETTINGS) == first).all()
 
 
+@pytest.mark.parametrize("labels", [2, 5])
+def test_probabilities_that_share_an_image_do_not_see_each_other(labels):
+    image, several = random_image(13, 9), [random_probabilities(labels, 13, 9, state) for state in (0, 1, 0)]
+    found = dense_crfs(image, several, SETTINGS)
+    for posterior, probabilities in zip(found, several, strict=True):
+        assert (posterior == dense_crf(image, probabilities, SETTINGS)).all()
+    assert (found[0] != found[1]).any()
+
+
 def test_the_input_is_left_as_it_was():
     image, probabilities = random_image(5, 6), random_probabilities(2, 5, 6)
     copies = image.copy(), probabilities.copy()
@@ -223,6 +233,25 @@ def test_masks_are_the_best_labels_after_the_crf_where_there_is_one():
     plain, sharpened = list(masks(scored, None, 0)), list(masks(scored, SETTINGS, 0))
     assert [(mask != truth).sum() for mask in plain] == [1, 0]
     assert [(mask != truth).sum() for mask in sharpened] == [0, 0]
+
+
+def test_labels_that_no_pixel_believes_in_have_no_part_in_the_crf():
+    probabilities = np.full((4, 2, 3), 0.01, np.float32)
+    probabilities[1] = 0.97
+    assert hopeful(probabilities).tolist() == [1]
+    probabilities[3, 1, 2] = 0.02
+    assert hopeful(probabilities).tolist() == [1, 3]
+    assert hopeful(0 * probabilities).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_masks_keep_the_numbers_of_the_labels_and_the_result_of_all_of_them(workers):
+    image, truth = two_colours()
+    probabilities = np.full((6, *truth.shape), 0.005, np.float32)
+    probabilities[[2, 5]] = 0.98 * believed(truth, 2)
+    (found,) = masks([(image, probabilities)], SETTINGS, workers)
+    assert (found == np.array([2, 5])[truth]).all()
+    assert (found == reference.crf_of_all_labels(image, probabilities, SETTINGS)).all()
 
 
 def test_the_processes_do_without_torch():

@@ -56,6 +56,17 @@ def test_a_script_without_a_guard_is_not_run_again_by_its_processes(tmp_path):
     assert (tmp_path / "runs").read_text() == "run "
 
 
+def test_a_module_run_by_its_name_is_not_run_again_by_its_processes(tmp_path):
+    (tmp_path / "module.py").write_text(
+        f"import pathlib\npathlib.Path({str(tmp_path / 'runs')!r}).open('a').write('run ')\n"
+        "from acr.processes import in_processes\nprint(list(in_processes(abs, [(-1,), (-2,)], 2)), __spec__.name)\n"
+    )
+    command = [sys.executable, "-m", "module"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100, cwd=tmp_path)
+    assert done.stdout == "[1, 2] module\n"
+    assert (tmp_path / "runs").read_text() == "run "
+
+
 def test_the_module_does_without_torch():
     code = "import sys, acr.processes; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
