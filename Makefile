@@ -6,11 +6,12 @@ ARGS ?=
 INSIDE := PATH="$(CURDIR)/.venv/bin:$$PATH"
 INSTALL := .venv/bin/python -m pip install -c constraints.txt
 
-.PHONY: help install run test lint
+.PHONY: help install run test lint bench
 
 help:
 	@echo "make run       the whole pipeline on the default configuration, ending with report.html and the results"
 	@echo "make test      all tests"
+	@echo "make bench     every stage against the published algorithms, half an hour; writes docs/speed.md"
 	@echo "make lint      ruff, snakefmt and snakemake --lint"
 	@echo "make install   .venv with pinned versions; the others do it first (make install PYTHON=/path/to/python)"
 
@@ -21,6 +22,9 @@ run: install
 
 test: install
 	$(INSIDE) .venv/bin/pytest $(ARGS)
+
+bench: install
+	$(INSIDE) .venv/bin/python -m benchmarks --write $(ARGS)
 
 lint: install
 	.venv/bin/ruff check .

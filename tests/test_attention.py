@@ -25,10 +25,11 @@ def plainly(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tens
     return weights @ values, weights.mean(1)
 
 
-@pytest.fixture(params=["whole", "one head at a time", "one image at a time"])
+@pytest.fixture(params=["kept", "whole", "one head at a time", "one image at a time"])
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How much attention of `heads` is formed at once: 2 images of 3 heads of 5 x 5 numbers."""
-    size = {"whole": 2**20, "one head at a time": 100, "one image at a time": 300}[request.param]
+    size = {"kept": 0, "whole": 2**20, "one head at a time": 100, "one image at a time": 300}[request.param]
+    monkeypatch.setattr(attention, "KEPT", 0 if size else 600)
     monkeypatch.setitem(attention.PIECE, "cpu", size)
 
 

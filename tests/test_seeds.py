@@ -1,13 +1,18 @@
 """Seeds: equations 7 and 8 against results found on paper, and against finite differences."""
 
 import copy
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from acr.images import upsample
+from acr.config import canonical
+from acr.datasets.base import Record, read_split, write_split
+from acr.files import Arrays
+from acr.images import read_image, resize_image, upsample, write_image
 from acr.localisation import METHODS, asked, gradient_maps
 from acr.models.attention import Keep
 from acr.models.trace import Trace
@@ -21,6 +26,7 @@ from acr.seeds import (
     localise_photograph,
     mean_affinity,
     normalise,
+    seed_shard,
     sharpen,
     with_corners,
     with_depth,
@@ -278,3 +284,27 @@ def test_seeds_are_those_of_the_published_form(backbone: str, classes: tuple[int
     found = localise_one(model.requires_grad_(False), image, classes, recipe)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert expected.std() > 0.05
+
+
+def test_photographs_localised_together_keep_their_order_and_maps(trained: dict[str, str], tmp_path: Path) -> None:
+    """Two sizes by turns, one photograph without tags: each batch is sorted by size and put back."""
+    split = read_split(trained["split"])
+    records = []
+    for number in range(5):
+        picture = resize_image(read_image(split.records[number % len(split.records)].image), *((32, 48), (48, 32))[number % 2])
+        write_image(tmp_path / f"{number}.png", picture)
+        labels = () if number == 3 else split.classes[: 1 + number % 3]
+        records.append(Record(f"photograph_{number}", tmp_path / f"{number}.png", None, labels))
+    write_split(tmp_path / "train.csv", replace(split, records=tuple(records)))
+    shutil.copy(Path(trained["split"]).with_name("classes.txt"), tmp_path)
+    call = {"split": str(tmp_path / "train.csv"), "model": trained["model"], "shard": "0-of-1", "made_from": {}}
+    made = []
+    for batch in (1, 4):
+        output = tmp_path / f"{batch}.npz"
+        seed_shard(**call, recipe=canonical(RECIPE), execution={"device": "cpu", "batch": batch}, output=str(output))
+        made.append(Arrays(output))
+    assert list(made[0]) == list(made[1]) == [record.image_id for record in records]
+    for name, record in zip(made[0], records, strict=True):
+        assert made[0][name].shape == made[1][name].shape
+        assert len(made[0][name]) == len(record.labels)
+        assert np.abs(made[0][name].astype(np.float32) - made[1][name].astype(np.float32)).max(initial=0) < 2e-3

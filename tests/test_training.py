@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,7 @@ def test_a_damaged_checkpoint_is_not_used_and_named(tmp_path, caplog) -> None:
 
 ENDLESS = """
 import json, sys, time
+from dataclasses import replace
 from pathlib import Path
 from tests.test_training import *
 
@@ -288,3 +290,16 @@ def test_frozen_batch_norm_stays_frozen_under_train() -> None:
     assert not model[1].training
     assert float(model[1].running_mean) == 0
     assert [parameter.requires_grad for parameter in model.parameters()] == [True, True, False, False]
+
+
+def test_bfloat16_rounds_products_alone(tmp_path: Path) -> None:
+    """Three digits of each product of the forward pass: near the same line, whose weights stay in single precision."""
+    lines = []
+    for precision in ("float32", "bfloat16"):
+        line = Line()
+        recipe = replace(RECIPE, precision=precision)
+        fit(line, 20, sample, recipe, run_in(tmp_path / precision, recipe=precision))
+        assert line.head.weight.dtype == torch.float32
+        lines.append(weights(line))
+    assert lines[0] != lines[1]
+    assert np.allclose(lines[0], lines[1], rtol=0.05)

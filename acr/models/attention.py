@@ -1,5 +1,6 @@
 """The blocks of a timm transformer taken apart, so that their attention can be read and is formed only where it is."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from torch.nn import functional
 # Bytes of the attention that is formed at once. On a CPU what is computed with it should find it in the cache; a GPU
 # wants large pieces, of which the memory is a small part.
 PIECE = {"cpu": 2**20, "cuda": 2**28}
+KEPT = 2**24  # bytes of a layer's attention that are not worth being formed twice
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _wide(tensor: Tensor) -> torch.dtype:
 def gather_and_mean(heads: Heads) -> tuple[Float[Tensor, "B A N d"], Float[Tensor, "B N M"]]:
     """What each token gathers, and the attention averaged over heads; both can be differentiated.
 
-    The attention of all heads, N M numbers each, is formed piece by piece and never kept: the backward pass forms it again.
+    The attention of all heads is formed piece by piece; where it is large, it is not kept and the backward pass forms it again.
     """
     return _GatherAndMean.apply(*heads)
 
@@ -205,34 +207,49 @@ def gather_and_mean(heads: Heads) -> tuple[Float[Tensor, "B A N d"], Float[Tenso
 class _GatherAndMean(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, *heads: Tensor) -> tuple[Tensor, Tensor]:
-        context.save_for_backward(*heads)
-        context.set_materialize_grads(False)
         queries, keys, values = heads
-        output = torch.empty_like(queries)
-        mean = torch.zeros(len(keys), queries.shape[2], keys.shape[2], dtype=_wide(queries), device=keys.device)
+        shape = (*queries.shape[:3], keys.shape[2])
+        wide = queries.new_empty((), dtype=_wide(queries))
+        kept = [wide.new_empty(shape)] if any(context.needs_input_grad) and 4 * math.prod(shape) <= KEPT else []
+        output, mean = torch.empty_like(queries), wide.new_zeros(shape[0], *shape[2:])
         for piece in _pieces(queries, keys):
             attention = attention_of(queries[piece], keys[piece])
             output[piece] = attention.to(values.dtype) @ values[piece]
             mean[piece[0]] += attention.squeeze(1) if attention.shape[1] == 1 else attention.sum(1)
+            for whole in kept:
+                whole[piece] = attention
+        context.save_for_backward(*heads, *kept)
+        context.set_materialize_grads(False)
         return output, mean.div_(queries.shape[1])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(context: Any, of_output: Tensor | None, of_mean: Tensor | None) -> tuple[Tensor | None, ...]:
-        queries, keys, values = context.saved_tensors
-        of_queries, of_keys, of_values = (torch.zeros_like(each) for each in context.saved_tensors)
-        scale = queries.shape[-1] ** -0.5
+    def backward(context: Any, of_output: Tensor | None, of_mean: Tensor | None) -> tuple[Tensor, ...]:
+        queries, keys, values, *kept = context.saved_tensors
+        of_head = queries.new_zeros(len(keys), 1, 1) if of_mean is None else of_mean / queries.shape[1]
+        gradients = tuple(torch.zeros_like(each) for each in (queries, keys, values))
         for piece in _pieces(queries, keys):
-            attention = attention_of(queries[piece], keys[piece])
-            inward = attention.new_zeros(()) if of_mean is None else (of_mean[piece[0]] / queries.shape[1]).unsqueeze(1)
-            if of_output is not None:
-                of_values[piece] = attention.to(values.dtype).transpose(-1, -2) @ of_output[piece]
-                inward = of_output[piece] @ values[piece].transpose(-1, -2) + inward
-            inward = torch.ops.aten._softmax_backward_data(inward.expand_as(attention), attention, -1, attention.dtype)
-            inward = inward.to(queries.dtype)
-            of_queries[piece] = inward @ (keys[piece] * scale)
-            of_keys[piece] = inward.transpose(-1, -2) @ (queries[piece] * scale)
-        return of_queries, of_keys, of_values
+            heads = Heads(queries[piece], keys[piece], values[piece])
+            attention = kept[0][piece] if kept else attention_of(*heads[:2])
+            outward = None if of_output is None else of_output[piece]
+            for gradient, part in zip(gradients, _gradients(heads, attention, outward, of_head[piece[0]]), strict=True):
+                if part is not None:
+                    gradient[piece] = part
+        return gradients
+
+
+def _gradients(
+    heads: Heads, attention: Tensor, of_output: Tensor | None, of_head: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of queries, keys and values from those of what they gather and, the same for every head, of their attention."""
+    queries, keys, values = heads
+    inward, of_values = of_head.unsqueeze(1), None
+    if of_output is not None:
+        of_values = attention.to(values.dtype).transpose(-1, -2) @ of_output
+        inward = of_output @ values.transpose(-1, -2) + inward
+    inward = torch.ops.aten._softmax_backward_data(inward.expand_as(attention), attention, -1, attention.dtype)
+    inward, scale = inward.to(queries.dtype), queries.shape[-1] ** -0.5
+    return inward @ (keys * scale), inward.transpose(-1, -2) @ (queries * scale), of_values
 
 
 def _pieces(queries: Float[Tensor, "B A N d"], keys: Float[Tensor, "B A M d"]) -> Iterator[tuple[slice, slice]]:
