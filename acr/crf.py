@@ -36,10 +36,10 @@ def dense_crfs(
     The pairwise terms, which take longer to prepare than few labels take to infer, are a function of the image alone and
     are prepared once; inference starts from the unary energies each time, so that results are the same bit for bit.
     """
-    labels, height, width = several[0].shape
-    assert image.shape[:2] == (height, width), f"image {image.shape} and probabilities {several[0].shape} differ in size"
+    labels, height, width = shape = (len(several[0]), *image.shape[:2])
     crf, posteriors = _with_pairwise_terms(image, labels, settings), []
     for probabilities in several:
+        assert probabilities.shape == shape, f"image {image.shape} and probabilities {probabilities.shape} differ in size"
         energies = -np.log(np.maximum(probabilities, SMALLEST))
         # the library reads raw memory: it wants C order, and refuses arrays that cannot be written
         crf.setUnaryEnergy(np.require(energies.reshape(labels, -1), np.float32, ["C", "W"]))
@@ -72,7 +72,7 @@ def crf_mask(
 def hopeful(probabilities: Float32[np.ndarray, "K H W"]) -> Int64[np.ndarray, " J"]:
     """The labels that some pixel gives a probability of HOPELESS or more; all, where none has that much.
 
-    Time grows with the number of labels, and those that no pixel believes in win nowhere.
+    Time grows with the number of labels, and those that no pixel believes in win next to nowhere.
 
     deviates: the field infers all labels of a data set. On 32 photographs of VOC with made-up scores, unsure ones among
     them, the best label without the others was another one at 0.02 % of the pixels of the worst photograph, where a

@@ -9,12 +9,14 @@ import torch
 from timm.layers import StdConv2d, StdConv2dSame
 from torch.nn import functional
 
+from acr.augmentations import random_window
 from acr.classifiers import Objective, Sample, measure_classifier, predict_tags, read_classifier, train_classifier, two_views
 from acr.config import canonical
 from acr.consistency import class_map_consistency, view_consistency
 from acr.datasets.base import read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.files import read_json
+from acr.images import image_size
 from acr.models.attention import Keep
 from acr.models.mctformer import MctFormer
 from acr.models.trace import Trace
@@ -22,6 +24,7 @@ from acr.models.vit import VitClassifier
 from acr.recipes import Classifier, Execution, Textures, Training
 from acr.shapes import Grid
 from acr.views import HFLIP, IDENTITY, resize
+from benchmarks import reference
 
 RECIPE = Classifier(
     backbone="vit_stem8_96",
@@ -182,6 +185,19 @@ def test_a_sample_is_a_padded_crop_and_its_tags(split: Path) -> None:
     assert [data.classes[index] for index in np.flatnonzero(sample["tags"])] == sorted(
         data.records[0].labels, key=data.classes.index
     )
+
+
+def test_a_sample_is_what_single_precision_would_give_to_half_a_grey_level(split: Path) -> None:
+    data, recipe = read_split(split), replace(RECIPE, long_side=(0.9, 0.9), augmentations=())
+    path = data.records[1].image
+    found = Sample(data, recipe, (0, 0, 0))(1, np.random.default_rng(0))["image"]
+    sides = image_size(path)
+    rng = np.random.default_rng(0)
+    scale = recipe.image_size * rng.uniform(*recipe.long_side) / max(sides)
+    window = random_window(rng, *(round(scale * side) for side in sides), recipe.image_size)
+    expected = reference.normalised_crop(path, scale, window, recipe.image_size, (0, 0, 0), (1, 1, 1))
+    assert scale < 1
+    np.testing.assert_allclose(found, 255 * expected.numpy(), atol=0.51)
 
 
 def test_a_trained_classifier_is_read_back_as_it_was(split: Path, tmp_path: Path) -> None:
