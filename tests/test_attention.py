@@ -30,7 +30,7 @@ def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """How much attention of `heads` is formed at once: 2 images of 3 heads of 5 x 5 numbers."""
     size = {"kept": 0, "whole": 2**20, "one head at a time": 100, "one image at a time": 300}[request.param]
     monkeypatch.setattr(attention, "KEPT", 0 if size else 600)
-    monkeypatch.setitem(attention.PIECE, "cpu", size)
+    monkeypatch.setattr(attention, "PIECE", size)
 
 
 @pytest.mark.usefixtures("piece")

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 # Bytes of the attention that is formed at once. On a CPU what is computed with it should find it in the cache; a GPU
 # wants large pieces, of which the memory is a small part.
-PIECE = {"cpu": 2**20, "cuda": 2**28}
+PIECE, LARGE_PIECE = 2**20, 2**28
 KEPT = 2**24  # bytes of a layer's attention that are not worth being formed twice
 
 
@@ -255,7 +255,8 @@ def _gradients(
 def _pieces(queries: Float[Tensor, "B A N d"], keys: Float[Tensor, "B A M d"]) -> Iterator[tuple[slice, slice]]:
     """Images and heads whose attention is formed at once: several images with all heads, or some heads of one image."""
     images, heads, rows = queries.shape[:3]
-    some = max(1, PIECE[queries.device.type] // max(1, 4 * rows * keys.shape[2]))
+    piece = PIECE if queries.device.type == "cpu" else LARGE_PIECE
+    some = max(1, piece // max(1, 4 * rows * keys.shape[2]))
     for image in range(0, images, step := max(1, some // heads)):
         for head in range(0, heads, some):
             yield slice(image, image + step), slice(head, head + some)
