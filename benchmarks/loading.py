@@ -27,7 +27,7 @@ from benchmarks.pairs import Pair
 CLASSES = tuple(f"class_{number}" for number in range(20))
 BACKBONE, SIZE, BATCH = "deit_tiny_patch16_224", 224, 4  # of config/voc12-small.yaml
 PHOTOGRAPHS = 8
-RECIPE = Classifier(backbone=BACKBONE, image_size=SIZE, activation=10, affinity=10)
+RECIPE = Classifier(backbone=BACKBONE, image_size=SIZE, activation=10.0, affinity=10.0)
 GREY_LEVEL = 1 / 255  # by more than this, bytes of a resized photograph do not differ from what is not rounded
 
 
