@@ -204,9 +204,10 @@ def map_shard(
     part, wanted = shard_of(read_split(split), shard), with_depth(recipe, classifier)
 
     def maps(first: int) -> Iterator[Float16[np.ndarray, "*K h w"]]:
-        for start in range(first, len(part.records), how.batch):
+        # an interrupted batch is made again as a whole: who is in it decides the last bits of its maps
+        for start in range(first - first % how.batch, len(part.records), how.batch):
             items = [(item, part.class_indices(item)) for item in part.records[start : start + how.batch]]
-            yield from _of_batch(method, classifier, items, wanted, nothing)
+            yield from _of_batch(method, classifier, items, wanted, nothing)[max(0, first - start) :]
 
     write_resumably(output, made_from, [record.image_id for record in part.records], maps)
 

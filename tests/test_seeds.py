@@ -1,7 +1,9 @@
 """Seeds: equations 7 and 8 against results found on paper, and against finite differences."""
 
 import copy
+import itertools
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from acr import seeds
 from acr.config import canonical
 from acr.datasets.base import Record, read_split, write_split
-from acr.files import Arrays
+from acr.files import Arrays, write_resumably
 from acr.images import read_image, resize_image, upsample, write_image
 from acr.localisation import METHODS, asked, gradient_maps
 from acr.models.attention import Keep
@@ -308,3 +311,31 @@ def test_photographs_localised_together_keep_their_order_and_maps(trained: dict[
         assert made[0][name].shape == made[1][name].shape
         assert len(made[0][name]) == len(record.labels)
         assert np.abs(made[0][name].astype(np.float32) - made[1][name].astype(np.float32)).max(initial=0) < 2e-3
+
+
+def test_an_interrupted_batch_is_made_again_as_a_whole(
+    trained: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shard goes on behind its last map with the same bytes, and each photograph is in the batch it was in."""
+    call = {**trained, "recipe": canonical(RECIPE), "execution": {"device": "cpu", "batch": 3}, "shard": "0-of-1"}
+    seed_shard(**call, made_from={}, output=str(tmp_path / "whole.npz"))
+
+    class CutOff(Exception):
+        pass
+
+    def cut(arrays: Callable) -> Callable:
+        def some(first: int) -> Iterator[np.ndarray]:
+            yield from itertools.islice(arrays(first), 2)
+            raise CutOff
+
+        return some
+
+    monkeypatch.setattr(seeds, "write_resumably", lambda *args: write_resumably(*args[:-1], cut(args[-1])))
+    with pytest.raises(CutOff):
+        seed_shard(**call, made_from={}, output=str(tmp_path / "cut.npz"))
+    monkeypatch.undo()
+    sizes, of_batch = [], seeds._of_batch
+    monkeypatch.setattr(seeds, "_of_batch", lambda *args: sizes.append(len(args[2])) or of_batch(*args))
+    seed_shard(**call, made_from={}, output=str(tmp_path / "cut.npz"))
+    assert sizes == [3, 1]  # of four photographs, of which two were there
+    assert (tmp_path / "cut.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
