@@ -320,18 +320,18 @@ def test_an_interrupted_batch_is_made_again_as_a_whole(
     call = {**trained, "recipe": canonical(RECIPE), "execution": {"device": "cpu", "batch": 3}, "shard": "0-of-1"}
     seed_shard(**call, made_from={}, output=str(tmp_path / "whole.npz"))
 
-    class CutOff(Exception):
+    class CutOffError(Exception):
         pass
 
     def cut(arrays: Callable) -> Callable:
         def some(first: int) -> Iterator[np.ndarray]:
             yield from itertools.islice(arrays(first), 2)
-            raise CutOff
+            raise CutOffError
 
         return some
 
     monkeypatch.setattr(seeds, "write_resumably", lambda *args: write_resumably(*args[:-1], cut(args[-1])))
-    with pytest.raises(CutOff):
+    with pytest.raises(CutOffError):
         seed_shard(**call, made_from={}, output=str(tmp_path / "cut.npz"))
     monkeypatch.undo()
     sizes, of_batch = [], seeds._of_batch
