@@ -4,8 +4,9 @@ Each stage has a process of its own, in which sizes come in rising order, so tha
 """
 
 import argparse
+import ctypes
+import functools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,8 @@ import torch
 
 from acr.affinities import affinity_without_gradient, neighbours, random_walk, transition
 from acr.confident_labels import confident_labels
-from acr.datasets.base import Record, Split, write_split
+from acr.costs import peak_memory
+from acr.datasets.base import Record, Split, read_split, write_split
 from acr.files import write_arrays
 from acr.images import write_mask
 from acr.measures import score_histogram
@@ -78,9 +80,15 @@ def _histogram(side: int) -> Work:
     return lambda: score_histogram(truth, maps, (0, 1), 21)
 
 
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()
+
+
 def _of_many(measure: Callable[[Path], object], count: int) -> Work:
     """A split of so many photographs that share one small mask, and their seeds, before `measure` sees them."""
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(_folder().name, str(count))
+    folder.mkdir(exist_ok=True)
     write_mask(folder / "mask.png", mask(0, (0, 1), 32, 32))
     records = [Record(f"photograph_{number}", folder / "mask.png", folder / "mask.png", ("a", "b")) for number in range(count)]
     (folder / "classes.txt").write_text("a\nb\n")
@@ -99,6 +107,10 @@ def _measure(folder: Path) -> None:
     measure_seeds(split=folder / "train.csv", maps=folder / "maps.npz", **names)
 
 
+def _read(folder: Path) -> None:
+    assert read_split(folder / "train.csv").records
+
+
 BY_SIDE = {
     "classifier step": Stage(partial(_network, training), 4, 4),
     "seeds": Stage(partial(_network, localising), 4, 4),
@@ -108,46 +120,53 @@ BY_SIDE = {
     "threshold curve": Stage(_histogram, 2, 2),
 }
 BY_COUNT = {
-    "merging seeds": Stage(partial(_of_many, _merge), 1, 1),
-    "measuring seeds": Stage(partial(_of_many, _measure), 1, 1),
+    "reading a split": Stage(partial(_of_many, _read), 1, 0),
+    "merging seeds": Stage(partial(_of_many, _merge), 1, 0),
+    "measuring seeds": Stage(partial(_of_many, _measure), 1, 0),
 }
 STAGES = {**BY_SIDE, **BY_COUNT}
 
 
 def grown(name: str) -> list[tuple[int, float, float]]:
-    """Size, seconds, and the peak so far in MiB above that of the smallest work, of a stage at each size."""
+    """Size, seconds, and the peak in MiB above what the process held before, of the work of a stage at each size."""
     smallest, sizes = (32, SIDES) if name in BY_SIDE else (1, COUNTS)
     STAGES[name].build(smallest)()  # what is loaded once, whatever the size
-    start, found = _peak(), []
+    found = []
     for size in sizes:
         work, seconds = STAGES[name].build(size), []
-        while len(seconds) < 3 and sum(seconds) < 5:
-            started = time.process_time()
-            work()
-            seconds.append(time.process_time() - started)
-        found.append((size, median(seconds), _peak() - start))
+        ctypes.CDLL(None).malloc_trim(0)  # memory that was freed and kept would hide what the work takes
+        with peak_memory(CPU) as peak:
+            while len(seconds) < 3 and sum(seconds) < 5:
+                started = time.process_time()
+                work()
+                seconds.append(time.process_time() - started)
+        found.append((size, median(seconds), peak["mib"]))
     return found
-
-
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """The slope of the values over the sizes, both as logarithms, over the larger half of the sizes."""
     half = len(sizes) // 2
-    return float(np.polyfit(np.log(sizes[half:]), np.log(np.maximum(values[half:], 1e-9)), 1)[0])
+    return float(np.polyfit(np.log(sizes[half:]), np.log(values[half:]), 1)[0])
 
 
 def table(found: dict[str, list[tuple[int, float, float]]]) -> str:
-    """A line a stage: fitted exponents beside those of the algorithm, and what the largest size takes."""
+    """A line a stage: fitted exponents beside those of the algorithm, and what the largest size takes.
+
+    Less than a MiB counts as one: it is not told from none.
+    """
     head = ("stage", "against", "time grows as", "at most", "memory grows as", "at most", "at the largest")
     lines = [head, ["---"] * len(head)]
     for name, rows in found.items():
         sizes, seconds, peaks = zip(*rows, strict=True)
         stage, against = STAGES[name], "side" if name in BY_SIDE else "photographs"
         largest = f"{seconds[-1]:.3g} s, {peaks[-1]:.0f} MiB"
-        fits = (f"{exponent(sizes, seconds):.2f}", str(stage.time), f"{exponent(sizes, peaks):.2f}", str(stage.memory))
+        fits = (
+            f"{exponent(sizes, seconds):.2f}",
+            str(stage.time),
+            f"{exponent(sizes, np.maximum(peaks, 1)):.2f}",
+            str(stage.memory),
+        )
         lines.append((name, against, *fits, f"{sizes[-1]:,}: {largest}"))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
