@@ -38,7 +38,7 @@ def test_the_first_screen_has_the_two_commands():
 def test_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"\bmake ([a-z]+)`", README)) | {"run", "test"}
-    assert targets == {"run", "test", "lint"}
+    assert targets == {"run", "test", "lint", "bench"}
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
