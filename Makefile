@@ -11,7 +11,7 @@ INSTALL := .venv/bin/python -m pip install -c constraints.txt
 help:
 	@echo "make run       the whole pipeline on the default configuration, ending with report.html and the results"
 	@echo "make test      all tests"
-	@echo "make bench     every stage against the published algorithms, half an hour; writes docs/speed.md"
+	@echo "make bench     every stage against the published algorithms, some forty minutes; writes docs/speed.md"
 	@echo "make lint      ruff, snakefmt and snakemake --lint"
 	@echo "make install   .venv with pinned versions; the others do it first (make install PYTHON=/path/to/python)"
 
