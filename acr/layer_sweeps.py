@@ -41,7 +41,7 @@ def from_last(layers: Float[Tensor, "L *B"]) -> Float[Tensor, "L *B"]:
 def _affinities(trace: Trace, recipe: Seeds, layers: int) -> Sequence[Float[Tensor, "B P P"]]:
     if recipe.affinity_layers is not None:
         return [mean_affinity(trace, recipe.affinity_layers, recipe.affinity_power)] * layers
-    means = list(from_last(torch.stack([affinity(attention, trace.special) for attention in trace.attentions])))
+    means = list(from_last(affinity(torch.stack(trace.attentions), trace.special)))
     return means if recipe.affinity_power == 1 else [sharpen(mean, recipe.affinity_power) for mean in means]
 
 

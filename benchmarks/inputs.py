@@ -13,6 +13,7 @@ from acr.images import read_image
 from acr.recipes import PHOTOGRAPHS
 
 PHOTOGRAPH = (375, 500)  # height and width in pixels of most photographs of VOC
+CLASSES = tuple(f"class_{number}" for number in range(20))  # as many as VOC has
 ROOT = "ACR_PHOTOGRAPHS"  # the variable that names a folder of photographs, which the processes of one run share
 
 

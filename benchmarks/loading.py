@@ -22,9 +22,9 @@ from acr.models.features import Normalise
 from acr.recipes import Affinity, Classifier, Segmenter
 from acr.training import Sample, build_optimiser
 from benchmarks import inputs, reference
+from benchmarks.inputs import CLASSES
 from benchmarks.pairs import Pair
 
-CLASSES = tuple(f"class_{number}" for number in range(20))
 BACKBONE, SIZE, BATCH = "deit_tiny_patch16_224", 224, 4  # of config/voc12-small.yaml
 PHOTOGRAPHS = 8
 RECIPE = Classifier(backbone=BACKBONE, image_size=SIZE, activation=10.0, affinity=10.0)

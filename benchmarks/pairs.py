@@ -91,14 +91,15 @@ def measured(name: str, pair: Pair, device: torch.device, repeats: int = REPEATS
 
 def _seconds(side: Callable[[int], Any], number: int, device: torch.device) -> tuple[float, float]:
     """Processor and wall time of one call."""
-    before, started = _processor(), time.perf_counter()
+    before, started = processor(), time.perf_counter()
     side(number)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return _processor() - before, time.perf_counter() - started
+    return processor() - before, time.perf_counter() - started
 
 
-def _processor() -> float:
+def processor() -> float:
+    """Seconds of this process and of the children that it waited for."""
     return time.process_time() + sum(os.times()[2:4])  # the second counts children, in hundredths
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from acr.crf import masks
 from acr.recipes import Crf
 from benchmarks.masks import photograph, scores
+from benchmarks.pairs import processor
 
 SURE = 3  # labels of 21 that a photograph's CRF has
 
@@ -26,14 +27,10 @@ class Seconds(NamedTuple):
 def seconds(size: tuple[int, int], count: int, workers: int) -> Seconds:
     """What the masks of `count` photographs of a size take."""
     image, probabilities = photograph(0)[: size[0], : size[1]], scores(21, SURE)[:, : size[0], : size[1]]
-    started, before = time.perf_counter(), _processor()
+    started, before = time.perf_counter(), processor()
     for _ in masks(repeat((image, np.ascontiguousarray(probabilities)), count), Crf(), workers):
         pass
-    return Seconds(time.perf_counter() - started, _processor() - before)
-
-
-def _processor() -> float:
-    return sum(os.times()[:4])
+    return Seconds(time.perf_counter() - started, processor() - before)
 
 
 def main(arguments: list[str]) -> None:

@@ -13,10 +13,9 @@ from acr.models.vit import VitClassifier
 from acr.recipes import Classifier, Seeds
 from acr.seeds import as_input, localise, with_depth
 from benchmarks import reference
-from benchmarks.inputs import photograph
+from benchmarks.inputs import CLASSES, photograph
 from benchmarks.pairs import Pair
 
-CLASSES = [f"class_{number}" for number in range(20)]
 RECIPE = Seeds(classifier="", affinity_layers="all", product="affinity_times_map")
 SHARPER = 3.0  # random queries and keys attend to everything alike: all maps would be constant but for rounding
 

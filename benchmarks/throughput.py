@@ -15,7 +15,8 @@ from acr.classifiers import Objective, build_classifier, describe
 from acr.costs import peak_memory
 from acr.recipes import Classifier, Training
 from acr.seeds import localise, with_depth
-from benchmarks.seeds import CLASSES, RECIPE
+from benchmarks.inputs import CLASSES
+from benchmarks.seeds import RECIPE
 from benchmarks.training import batch_of
 
 NETWORKS = {"hybrid": ("vit_base_r50_s16_384", 384), "deit": ("deit_small_patch16_224", 224)}

@@ -10,10 +10,8 @@ from acr.classifiers import Objective, build_classifier, describe
 from acr.recipes import Classifier
 from acr.training import Training
 from benchmarks import reference
-from benchmarks.inputs import photograph
+from benchmarks.inputs import CLASSES, photograph
 from benchmarks.pairs import Pair
-
-CLASSES = [f"class_{number}" for number in range(20)]
 
 
 def step(backbone: str, size: int, batch: int, device: torch.device) -> Pair:
