@@ -427,8 +427,8 @@ NETWORKS = [
     classifier(
         "weights of another architecture",
         other_network,
-        "data/weights/net.safetensors does not fit the network (cls_token is (1, 1, 96) instead of (1, 1, 128), "
-        "pos_embed is (1, 5, 96) instead of (1, 145, 128), patch_embed.body.0.0.weight is missing and 79 more); "
+        "data/weights/net.safetensors does not fit the network (cls_token is (1, 1, 96) instead of (1, 1, 64), "
+        "pos_embed is (1, 5, 96) instead of (1, 145, 64), patch_embed.body.0.0.weight is missing and 67 more); "
         "give weights of the recipe's backbone and options",
     ),
     classifier(

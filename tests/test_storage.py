@@ -34,7 +34,8 @@ def test_a_disk_that_fills_up_ends_in_one_sentence_and_loses_nothing(run: Path, 
     shutil.copytree(run, disk, dirs_exist_ok=True)
     for made_anew in ("classifiers/untrained", "seeds/untrained", "figures"):
         shutil.rmtree(disk / "results" / "micro" / made_anew)
-    before, filler = dates(disk), fill(disk, room=2_000_000)  # the classifier takes 2.6 million bytes
+    takes = (run / "results/micro/classifiers/untrained/model.safetensors").stat().st_size
+    before, filler = dates(disk), fill(disk, room=takes * 3 // 2)  # its checkpoint and its model take twice as much
     stopped = snakemake(disk)
     output = stopped.stdout + stopped.stderr
     assert stopped.returncode == 1
