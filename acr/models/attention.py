@@ -209,28 +209,28 @@ class _GatherAndMean(torch.autograd.Function):
     def forward(context: Any, *heads: Tensor) -> tuple[Tensor, Tensor]:
         queries, keys, values = heads
         shape = (*queries.shape[:3], keys.shape[2])
-        wide = queries.new_empty((), dtype=_wide(queries))
-        kept = wide.new_empty(shape) if any(context.needs_input_grad) and 4 * math.prod(shape) <= KEPT else None
-        output, mean = torch.empty_like(queries), wide.new_zeros(shape[0], *shape[2:])
+        keep = any(context.needs_input_grad) and 4 * math.prod(shape) <= KEPT
+        output, kept = torch.empty_like(queries), []
+        mean = queries.new_zeros(shape[0], *shape[2:], dtype=_wide(queries))
         for piece in _pieces(queries, keys):
             attention = attention_of(queries[piece], keys[piece])
             output[piece] = attention.to(values.dtype) @ values[piece]
             mean[piece[0]] += attention.squeeze(1) if attention.shape[1] == 1 else attention.sum(1)
-            if kept is not None:
-                kept[piece] = attention
-        context.save_for_backward(*heads, kept)
+            if keep:
+                kept.append(attention)
+        context.save_for_backward(*heads, *kept)
         context.set_materialize_grads(False)
         return output, mean.div_(queries.shape[1])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context: Any, of_output: Tensor | None, of_mean: Tensor | None) -> tuple[Tensor, ...]:
-        queries, keys, values, kept = context.saved_tensors
+        queries, keys, values, *kept = context.saved_tensors
         of_head = queries.new_zeros(len(keys), 1, 1) if of_mean is None else of_mean / queries.shape[1]
         gradients = tuple(torch.zeros_like(each) for each in (queries, keys, values))
-        for piece in _pieces(queries, keys):
+        for number, piece in enumerate(_pieces(queries, keys)):
             heads = Heads(queries[piece], keys[piece], values[piece])
-            attention = attention_of(*heads[:2]) if kept is None else kept[piece]
+            attention = kept[number] if kept else attention_of(*heads[:2])
             outward = None if of_output is None else of_output[piece]
             for gradient, part in zip(gradients, _gradients(heads, attention, outward, of_head[piece[0]]), strict=True):
                 if part is not None:
