@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 from pycocotools import mask as outlines
-from tqdm import tqdm
 
 from acr.datasets.base import Record, Split, check_id, read_split
 from acr.files import PROVENANCE, Arrays, atomic_folder, read_json
 from acr.images import check_mask, image_size, palette, read_mask, upsample, write_mask
+from acr.progress import Progress
 from acr.shapes import BACKGROUND, VOID
 
 
@@ -205,7 +205,7 @@ def _mask_path(artefact: Artefact, record: Record) -> Path:
 
 
 def _progress(artefact: Artefact) -> Iterable[Record]:
-    return tqdm(artefact.split.records, desc=f"exporting {artefact.split.name}", unit="image", disable=None)
+    return Progress(artefact.split.records, f"exporting {artefact.split.name}")
 
 
 def _coco_images(artefact: Artefact) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 import numpy as np
-from tqdm import tqdm
+
+from acr.progress import Progress
 
 log = logging.getLogger(__name__)
 UNFINISHED = ".unfinished-"
@@ -246,7 +247,7 @@ def write_resumably(
         done = _rewind_to_end(stream, header)
         if done:
             log.info("%d of %d were made before this job was interrupted", done, len(names))
-        for array in tqdm(arrays(done), total=len(names), initial=done, desc=Path(path).stem, unit="image", disable=None):
+        for array in Progress(arrays(done), f"shard {Path(path).stem}", total=len(names), initial=done):
             _append(stream, array)
     with journal.open("rb") as stream:
         _read_entry(stream)

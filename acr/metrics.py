@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
-from tqdm import tqdm
 
 from acr.datasets.base import Record, Split, read_split
 from acr.files import Arrays, write_json
@@ -24,6 +23,7 @@ from acr.measures import (
     scores_of,
     threshold_confusions,
 )
+from acr.progress import Progress
 from acr.shapes import VOID
 
 
@@ -97,7 +97,8 @@ def measure_masks(
 ) -> None:
     """Writes the metrics of masks on a split: `stage` is pseudo_labels or predictions, `masks` a folder of {image_id}.png.
 
-    The other arguments are those of `measure_seeds`. Thresholds and curve do not apply and are null.
+    The other arguments are those of `measure_seeds`. Thresholds and curve do not apply and are null;
+    `confusion` holds pixel counts, a row a class of the truth and a column a class of the mask, the background first.
 
     Raises:
         ValueError: a mask that is missing, of another size than the truth, or with values beyond the split's classes.
@@ -110,7 +111,7 @@ def measure_masks(
     )
     content = identity(records, stage, recipe, dataset, name, images)
     if counts is not None:
-        content |= scores_of(Confusion(counts), records.classes)
+        content |= scores_of(Confusion(counts), records.classes) | {"confusion": counts.tolist()}
     write_json(output, content)
 
 
@@ -120,7 +121,7 @@ def _total(
     """The sum of `count` over the images that have a mask, None where none has, and how many there are."""
     records = [record for record in split.records if record.mask is not None]
     total = None
-    for record in tqdm(records, desc=f"measuring {split.name}", unit="image", disable=None):
+    for record in Progress(records, f"measuring {split.name}"):
         counts = count(record, _mask(record.mask, len(split.classes) + 1))
         total = counts if total is None else total + counts
     return total, len(records)

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from acr.datasets.base import read_split
 from acr.files import UNFINISHED, Arrays, atomic_folder, write_arrays
 from acr.images import write_mask
+from acr.progress import Progress
 
 
 def gathered(split: str | Path, shards: Sequence[str | Path]) -> Iterator[tuple[str, np.ndarray]]:
@@ -31,7 +31,7 @@ def _where(shards: Sequence[str | Path]) -> dict[str, Arrays]:
 
 
 def _arrays(names: Iterable[str], where: Mapping[str, Arrays]) -> Iterator[tuple[str, np.ndarray]]:
-    return ((name, where[name][name]) for name in tqdm(names, desc="merging", unit="image", disable=None))
+    return ((name, where[name][name]) for name in Progress(names, "merging"))
 
 
 def merge_maps(*, split: str, shards: Sequence[str], output: str) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from acr.datasets.base import read_split
 from acr.files import atomic
 from acr.images import image_size, palette
+from acr.progress import Progress
 
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"  # comp6: trained on more than VOC's own training data
 
@@ -72,7 +72,7 @@ def write_submission(*, split: str | Path, masks: str | Path, output: str | Path
             gzip.GzipFile("", "wb", 1, stream, mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w") as archive,
         ):
-            for record in tqdm(records.records, desc="packing", unit="image", disable=None):
+            for record in Progress(records.records, "packing"):
                 _add(archive, Path(masks) / f"{record.image_id}.png")
         sizes = {record.image_id: image_size(record.image) for record in records.records}
         check_submission(temporary, sizes, len(records.classes))

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from acr.devices import device_of
 from acr.distributed import mean_over_processes, rank, synchronise_norms, world_size
 from acr.files import atomic, unfinished
 from acr.models.weights import save_model
+from acr.progress import Progress
 from acr.recipes import Execution, Training
 
 log = logging.getLogger(__name__)
@@ -198,12 +198,12 @@ def fit(objective: nn.Module, count: int, sample: Sample, training: Training, ru
     model = _joined(objective, device)
     saved, dataset = time.monotonic(), _Steps(count, sample, training)
     with _told_to_end() as told, _batches(dataset, range(state.step, steps), run.execution) as batches:
-        progress = tqdm(batches, total=steps, initial=state.step, disable=rank() > 0 or None)
+        progress = Progress(batches, "training", total=steps, unit="step", initial=state.step, quiet=rank() > 0)
         for batch in progress:
             _step(model, state, {key: value.to(device) for key, value in batch.items()}, training, steps)
             if state.step % LOG_EVERY == 0 or state.step == steps:
                 _write_row(state, steps)
-                progress.set_postfix(loss=f"{state.history[-1]['loss']:.4f}")
+                progress.note = f"loss {state.history[-1]['loss']:.4f}"
             if state.step < steps and (told or time.monotonic() - saved > run.execution.checkpoint_seconds):
                 _save(run, state)
                 saved = time.monotonic()

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from tqdm import tqdm
-
 from acr.files import unfinished
+from acr.progress import Progress
 
 Member = tuple[PurePosixPath, Any]  # its path and a stream of its content
 
@@ -30,7 +29,7 @@ def unpack(file: Path, folder: str, target: Path, scratch: Path) -> None:
     temporary.mkdir(parents=True)
     members = _zip_members if zipfile.is_zipfile(file) else _tar_members
     try:
-        for path, stream in tqdm(members(file), desc=file.name, unit="file", disable=None):
+        for path, stream in Progress(members(file), file.name, unit="file"):
             if path.is_relative_to(folder):
                 _write(stream, temporary / path.relative_to(folder))
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
-from tqdm import tqdm
 
 from acr.files import atomic
 from acr.images import UnreadableError, check_mask, read_image, read_mask
 from acr.processes import in_processes
+from acr.progress import Progress
 from acr.shapes import VOID
 
 COLUMNS = ("image_id", "image", "mask", "labels")
@@ -132,8 +132,7 @@ def check_files(splits: Sequence[Split], workers: int) -> tuple[list[Split], lis
     """
     distinct = list({(record.image, record.mask): len(split.classes) for split in splits for record in split.records}.items())
     tasks = ((*files, classes) for files, classes in distinct)
-    progress = {"desc": "checking files", "unit": "image", "disable": None}
-    found = list(tqdm(in_processes(_fault, tasks, workers), total=len(distinct), **progress))
+    found = list(Progress(in_processes(_fault, tasks, workers), "checking files", total=len(distinct)))
     reasons = {files: reason for (files, _), reason in zip(distinct, found, strict=True)}
     kept, skipped = [], []
     for split in splits:

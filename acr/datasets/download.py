@@ -10,11 +10,10 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
 from acr.datasets.archives import unpack
 from acr.datasets.published import Archive
 from acr.files import hold, read_json, write_json
+from acr.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -184,11 +183,9 @@ def _connect(url: str, part: Path, size: int) -> None:
         if offered != size:
             # a firewall's page, say: it must not replace what is there already
             raise OSError(f"the file there has {offered} bytes instead of {size}")
-        progress = tqdm(total=size, initial=start, desc=part.stem, unit="B", unit_scale=True, disable=None)
-        with part.open("ab" if start else "wb", buffering=0) as file, progress:  # what came is there, even after a kill
-            for chunk in _chunks(response):
+        with part.open("ab" if start else "wb", buffering=0) as file:  # what came is there, even after a kill
+            for chunk in Progress(_chunks(response), part.stem, total=size, unit="B", initial=start, amount=len):
                 file.write(chunk)
-                progress.update(len(chunk))
     if _size(part) != size:
         raise OSError(f"the connection ended after {_size(part)} of {size} bytes")
 
