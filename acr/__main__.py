@@ -1,13 +1,17 @@
-"""`python -m acr`: what an artefact came from, artefacts in others' formats, and others' labels as a table."""
+"""`python -m acr`: trained networks on any photographs, what an artefact came from, artefacts and labels in others' formats."""
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 # what a command needs is imported when it runs: none waits for the others' libraries
 
-FORMATS = "dictionaries and heat-maps of seeds, coco and mmsegmentation of masks"
+FORMATS = "dictionaries and heat-maps of seeds, coco and mmsegmentation of masks, onnx of segmenters"
+DEVICE = "auto (the default: a free GPU, else the CPU), cpu, cuda, or one of several GPUs as cuda:1"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,10 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m acr", description=__doc__.partition(": ")[2])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_predict(commands)
+    _add_localize(commands)
     command = commands.add_parser("explain", help="print what an artefact came from, back to the data")
     command.add_argument("path", help="a folder or file below results, such as results/NAME/report.html")
     command.set_defaults(run=_explain)
-    command = commands.add_parser("export", help="write seeds, pseudo labels or predictions in a format of others")
+    command = commands.add_parser("export", help="write seeds, masks or a segmenter in a format of others")
     command.add_argument("folder", help="such as results/NAME/seeds/RECIPE or results/NAME/predictions/RECIPE/SPLIT")
     command.add_argument("--as", dest="form", metavar="FORMAT", required=True, help=FORMATS)
     command.add_argument("-o", "--output", metavar="OUT", required=True, help="a new or empty folder")
@@ -38,6 +44,59 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("reproducing", help="print docs/reproducing.md: paper, official code, ours")
     command.set_defaults(run=_reproducing)
     return parser
+
+
+def _add_predict(commands: Any) -> None:
+    command = commands.add_parser("predict", help="write the masks that a trained segmenter makes of photographs")
+    command.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched with all below them")
+    command.add_argument("-m", "--model", required=True, help="such as results/NAME/segmenters/RECIPE")
+    command.add_argument("-o", "--output", metavar="OUT", required=True, help="gets masks/, areas.csv and overlays/")
+    command.add_argument("--scales", nargs="+", type=float, metavar="S", help="at which photographs are seen (0.5 0.75 1)")
+    command.add_argument("--crf", action="store_true", help="let a dense CRF sharpen the masks")
+    command.add_argument("--overlay", action="store_true", help="write the masks over the photographs too")
+    command.add_argument("--device", default="auto", help=DEVICE)
+    command.set_defaults(run=_predict)
+
+
+def _add_localize(commands: Any) -> None:
+    command = commands.add_parser("localize", help="show what a trained classifier sees on a photograph, and where")
+    command.add_argument("image", metavar="IMAGE")
+    command.add_argument("-m", "--model", required=True, help="such as results/NAME/classifiers/RECIPE")
+    command.add_argument("--classes", nargs="+", metavar="NAME", help="whose maps are drawn; those it sees, if left out")
+    command.add_argument("-o", "--output", metavar="PNG", default="maps.png", help="(maps.png)")
+    command.add_argument("--device", default="auto", help=DEVICE)
+    command.set_defaults(run=_localize)
+
+
+def _predict(chosen: argparse.Namespace) -> None:
+    from acr.inference import CRF, SCALES, Segmenter, photographs_of, predict
+
+    photographs = photographs_of(chosen.images, chosen.output)
+    damaged = predict(
+        Segmenter.read(chosen.model, chosen.device),
+        photographs,
+        chosen.output,
+        scales=chosen.scales or SCALES,
+        crf=CRF if chosen.crf else None,
+        overlays=chosen.overlay,
+        workers=os.cpu_count() or 1,
+    )
+    if damaged:
+        raise ValueError(
+            f"{len(damaged)} of {len(photographs)} photographs cannot be read and have no mask: {', '.join(damaged)}"
+        )
+
+
+def _localize(chosen: argparse.Namespace) -> None:
+    from acr.images import read_image
+    from acr.inference import LIKELY, Localiser, localise_file
+
+    refined = Localiser.read(chosen.model, chosen.device)
+    tags = refined.tags(read_image(chosen.image))
+    sys.stdout.writelines(f"{probability:.2f} {name}\n" for name, probability in tags.items() if probability >= LIKELY)
+    names = chosen.classes or [name for name, probability in tags.items() if probability >= LIKELY] or list(tags)[:1]
+    plain = replace(refined, recipe=replace(refined.recipe, refine=False))
+    localise_file({"unrefined": plain, "refined": refined}, chosen.image, names, chosen.output)
 
 
 def _reproducing(chosen: argparse.Namespace) -> None:

@@ -306,7 +306,7 @@ def train_affinity(
         raise ValueError(f"crop_size is {wanted.crop_size}, but must be a multiple of stride {wanted.stride}")
     torch.manual_seed(wanted.training.random_state)
     keys = ("backbone", "stride", "normalisation", "options", "radius")
-    description = {key: getattr(wanted, key) for key in keys}
+    description = {"kind": "affinity", **{key: getattr(wanted, key) for key in keys}}
     network = build_affinity_net(description)
     load_weights(network.backbone.network, weights)
     if weights:
@@ -316,4 +316,5 @@ def train_affinity(
     sample = Sample(data, labels, wanted, network.backbone.normalise.fill)
     objective = Objective(network, neighbours(wanted.radius))
     run = Run(Path(folder), made_from, config.build(Execution, execution, "execution"))
-    save_trained(run, network, description, fit(objective, len(data.records), sample, wanted.training, run))
+    described = description | network.backbone.normalise.described
+    save_trained(run, network, described, fit(objective, len(data.records), sample, wanted.training, run))

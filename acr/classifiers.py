@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from acr import config
 from acr.augmentations import augment, random_window
@@ -27,6 +26,7 @@ from acr.models.mctformer import MctFormer
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
 from acr.models.weights import load_state, load_weights
+from acr.progress import Progress
 from acr.recipes import Classifier, Execution
 from acr.shapes import Grid
 from acr.training import Run, fit, save_trained
@@ -98,14 +98,24 @@ class Sample:
 
 
 @torch.inference_mode()
+def tag_logits(model: VitClassifier, photograph: UInt8[np.ndarray, "H W 3"], image_size: int) -> Float[np.ndarray, " C"]:
+    """Logits of a photograph that is squashed to a square of `image_size` pixels a side."""
+    image = torch.from_numpy(resize_image(photograph, image_size, image_size)).permute(2, 0, 1)[None]
+    image = image.to(model.normalise.mean.device).float() / 255
+    return model(image, Keep(attention=())).logits[0].cpu().numpy()
+
+
+def tag_probabilities(model: VitClassifier, photograph: UInt8[np.ndarray, "H W 3"], image_size: int) -> Float[np.ndarray, " C"]:
+    """The probability in [0, 1] of each class of a photograph; see `tag_logits`."""
+    return 1 / (1 + np.exp(-tag_logits(model, photograph, image_size)))
+
+
 def predict_tags(split: Split, model: str | Path, execution: Execution) -> Float[np.ndarray, "M C"]:
     """Logits of every image of a split, squashed to the square the classifier was trained on."""
-    device, size = device_of(execution), read_json(Path(model).with_suffix(".json"))["image_size"]
-    network, logits = read_classifier(model).to(device), []
-    for record in tqdm(split.records, desc="tags", disable=None):
-        image = torch.from_numpy(resize_image(read_image(record.image), size, size)).permute(2, 0, 1)[None]
-        logits.append(network(image.to(device).float() / 255, Keep(attention=())).logits[0].cpu().numpy())
-    return np.stack(logits)
+    size = read_json(Path(model).with_suffix(".json"))["image_size"]
+    network = read_classifier(model).to(device_of(execution))
+    progress = Progress(split.records, "tags")
+    return np.stack([tag_logits(network, read_image(record.image), size) for record in progress])
 
 
 @on_all_devices
@@ -120,13 +130,14 @@ def train_classifier(
     load_weights(model.network, weights, optional=("head",), fit=model.fitted)
     objective, sample = Objective(model, wanted), Sample(data, wanted, model.normalise.fill)
     run = Run(Path(folder), made_from, config.build(Execution, execution, "execution"))
-    save_trained(run, model, description, fit(objective, len(data.records), sample, wanted.training, run))
+    described = description | model.normalise.described
+    save_trained(run, model, described, fit(objective, len(data.records), sample, wanted.training, run))
 
 
 def describe(recipe: Classifier, classes: Sequence[str]) -> dict[str, Any]:
     """What model.json says of a classifier: all that is needed to build it again."""
     keys = ("backbone", "image_size", "normalisation", "tokens", "class_tokens", "standardisation_epsilon")
-    return {"classes": list(classes), **{key: getattr(recipe, key) for key in keys}}
+    return {"kind": "classifier", "classes": list(classes), **{key: getattr(recipe, key) for key in keys}}
 
 
 def build_classifier(description: Mapping[str, Any]) -> VitClassifier:

@@ -32,7 +32,7 @@ class Plan:
     def recipe(self, section: str, name: str) -> Any:
         """The recipe `name` of `section`; a ValueError names the nearest one where there is none."""
         if name not in self.recipes[section]:
-            raise ValueError(f"{section} has no recipe {name!r}; {_nearest(name, self.recipes[section])}")
+            raise ValueError(f"{section} has no recipe {name!r}; {nearest(name, self.recipes[section])}")
         return self.recipes[section][name]
 
 
@@ -47,7 +47,7 @@ def check(config: Mapping[str, Any]) -> Plan:
     dataset = config.get("dataset")
     datasets = _section(config, "datasets")
     if dataset not in datasets:
-        raise ValueError(f"dataset is {dataset!r}, which `datasets` does not describe; {_nearest(dataset, datasets)}")
+        raise ValueError(f"dataset is {dataset!r}, which `datasets` does not describe; {nearest(dataset, datasets)}")
     recipes = {name: _recipes(_section(config, name), name, kind) for name, kind in SECTIONS.items()}
     plan = Plan(
         dataset=dataset,
@@ -131,7 +131,7 @@ def _check_range(key: str, value: Any, where: str) -> None:
             for part in name.split("+"):
                 if part not in VIEW_NAMES:
                     raise ValueError(
-                        f"{where}[{index}] is {name!r}, and there is no view {part!r}; {_nearest(part, VIEW_NAMES)}"
+                        f"{where}[{index}] is {name!r}, and there is no view {part!r}; {nearest(part, VIEW_NAMES)}"
                     )
 
 
@@ -142,7 +142,7 @@ def _default(kind: type, key: str) -> Any:
 def _dataset(values: Mapping[str, Any], where: str) -> Any:
     kind = values.get("kind") if isinstance(values, Mapping) else None
     if kind not in DATASETS:
-        raise ValueError(f"{where}.kind is {kind!r}, which is no kind of data set; {_nearest(kind, DATASETS)}")
+        raise ValueError(f"{where}.kind is {kind!r}, which is no kind of data set; {nearest(kind, DATASETS)}")
     return build(DATASETS[kind], values, where)
 
 
@@ -169,7 +169,7 @@ def _extended(section: Mapping[str, Any], recipe: str, name: str, seen: tuple[st
     if parent in (*seen, recipe):
         raise ValueError(f"{name}.{recipe} extends itself through {' -> '.join((*seen, recipe, parent))}")
     if parent not in section:
-        raise ValueError(f"{name}.{recipe} extends {parent!r}, which is not in {name}; {_nearest(parent, section)}")
+        raise ValueError(f"{name}.{recipe} extends {parent!r}, which is not in {name}; {nearest(parent, section)}")
     own = {key: value for key, value in values.items() if key != "extends"}
     return _merged(_extended(section, parent, name, (*seen, recipe)), own)
 
@@ -191,7 +191,7 @@ def _value(hint: Any, value: Any, where: str, default: Any = MISSING) -> Any:
         return _tuple(options, value, where)
     if origin is Literal:
         if value not in options or isinstance(value, bool):
-            raise ValueError(f"{where} is {value!r}; {_nearest(value, options)}")
+            raise ValueError(f"{where} is {value!r}; {nearest(value, options)}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -235,10 +235,11 @@ def _expected(hint: Any, value: Any) -> str:
 def _refuse_unknown(where: str, values: Mapping[str, Any], known: list[str]) -> None:
     for key in values:
         if key not in known:
-            raise ValueError(f"{where} has no key {key!r}; {_nearest(key, known)}")
+            raise ValueError(f"{where} has no key {key!r}; {nearest(key, known)}")
 
 
-def _nearest(value: Any, known: Any) -> str:
+def nearest(value: Any, known: Any) -> str:
+    """What to say of a name that is none of the known ones: the closest of them, else all."""
     names = [str(name) for name in known]
     close = difflib.get_close_matches(str(value), names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"it must be one of {', '.join(names) or '(none is defined)'}"
@@ -297,5 +298,5 @@ def _check_reference(plan: Plan, recipe: Any, where: str) -> None:
         section, value = item.metadata.get("section"), getattr(recipe, item.name)
         for name in value if isinstance(value, tuple) else (value,):
             if section and name is not None and name not in plan.recipes[section]:
-                known = _nearest(name, plan.recipes[section])
+                known = nearest(name, plan.recipes[section])
                 raise ValueError(f"{where}.{item.name} is {name!r}, which `{section}` does not define; {known}")

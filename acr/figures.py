@@ -1,4 +1,4 @@
-"""Pictures: masks and maps over photographs, all that is known of one image side by side, threshold and loss curves.
+"""Figures: all that is known of one image side by side, threshold and loss curves, bars of classes.
 
 Plots have no background and grey text, so that they can be read on a light page and on a dark one.
 """
@@ -8,24 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from acr.datasets.base import Record, Split, read_split
 from acr.files import Arrays, atomic, read_json
-from acr.images import palette, read_image, read_mask, resize_image, resize_mask, upsample, write_image
+from acr.images import read_image, read_mask, write_image
 from acr.measures import THRESHOLDS
-from acr.shapes import BACKGROUND, VOID
+from acr.overlays import heat_map, overlay, sheet, thumbnail
+from acr.progress import Progress
 from acr.tables import best_of, refinement_pairs
 
-SIDE = 256  # pixels of the longer side of a picture in a row
-TITLE = 22  # pixels above a picture for its name
 GREY = "#808080"
 STYLE = {
     "axes.edgecolor": GREY,
@@ -46,52 +42,6 @@ STYLE = {
     "xtick.color": GREY,
     "ytick.color": GREY,
 }
-
-
-def display_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width at which a picture is shown: its longer side SIDE pixels."""
-    scale = SIDE / max(height, width)
-    return max(1, round(scale * height)), max(1, round(scale * width))
-
-
-def faded(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The photograph in grey, against which colours stand out."""
-    return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def overlay(
-    image: UInt8[np.ndarray, "H W 3"], mask: UInt8[np.ndarray, "H W"], opacity: float = 0.6
-) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The mask in VOC's colours over the grey photograph, outlined in white; the background is clear, void is white.
-
-    Both are brought to display size, the mask by its nearest pixels.
-    """
-    size = display_size(*mask.shape)
-    image, mask = faded(resize_image(image, *size)), resize_mask(mask, *size)
-    colours = palette().astype(np.float32)
-    colours[VOID] = 255
-    share = np.where(mask == BACKGROUND, 0, opacity)[..., None]
-    mixed = (1 - share) * image + share * colours[mask]
-    mixed[outline(mask)] = 255
-    return np.rint(mixed).astype(np.uint8)
-
-
-def outline(mask: UInt8[np.ndarray, "H W"]) -> np.ndarray:
-    """Boolean "H W": pixels whose right or lower neighbour has another value."""
-    edge = np.zeros(mask.shape, bool)
-    edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
-    edge[:-1] |= mask[:-1] != mask[1:]
-    return edge
-
-
-def heat_map(
-    image: UInt8[np.ndarray, "H W 3"], scores: Float[np.ndarray, "h w"], opacity: float = 0.7
-) -> UInt8[np.ndarray, "_ _ 3"]:
-    """A map in [0, 1] over the grey photograph at display size, from dark violet at 0 to yellow at 1."""
-    size = display_size(*image.shape[:2])
-    scores = upsample(scores[None], *size)[0]
-    colours = 255 * mpl.colormaps["plasma"](np.clip(scores, 0, 1))[..., :3]
-    return np.rint((1 - opacity) * faded(resize_image(image, *size)) + opacity * colours).astype(np.uint8)
 
 
 SHEETS = 12  # images of each split that get a sheet
@@ -123,8 +73,12 @@ def sources_of(
     masks = {Path(path).parent.name: Path(path) for path in predictions}
     pair = [*refinement_pairs(metrics), (best_of(metrics, "seeds"),)][0]
     shown = {_map_title(each): archives[each["recipe"]] for each in pair if each is not None}
-    found = (("pseudo label", "pseudo_labels", labels), ("prediction", "predictions", masks))
-    best = [(title, folders, best_of(metrics, stage)) for title, stage, folders in found]
+    plain, sharpened = (_best_prediction(metrics, with_crf=with_crf) for with_crf in (False, True))
+    best = [
+        ("pseudo label", labels, best_of(metrics, "pseudo_labels")),
+        ("prediction", masks, plain),
+        ("with CRF", masks, sharpened),
+    ]
     return Sources(
         maps={title: Arrays(path) for title, path in shown.items()},
         masks={f"{title}, {each['recipe']}": folders[each["recipe"]] for title, folders, each in best if each is not None},
@@ -132,44 +86,28 @@ def sources_of(
 
 
 def _map_title(seeds: Mapping[str, Any]) -> str:
-    return f"{'refined' if seeds['provenance']['recipe']['refine'] else 'unrefined'} map, {seeds['recipe']}"
+    return f"{'refined' if seeds['provenance']['recipe']['refine'] else 'unrefined'}, {seeds['recipe']}"
 
 
-def panels(record: Record, sources: Sources) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
-    """What there is of one image, by title: photograph, truth, best score of each archive's maps, masks of each folder."""
+def _best_prediction(metrics: Sequence[Mapping[str, Any]], *, with_crf: bool) -> Mapping[str, Any] | None:
+    return best_of([content for content in metrics if (content["crf"] is not None) == with_crf], "predictions")
+
+
+def panels(split: Split, record: Record, sources: Sources) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
+    """What there is of one image, by title: photograph, truth, each class's map of each archive, masks of each folder."""
     image = read_image(record.image)
-    pictures = {"photograph": resize_image(image, *display_size(*image.shape[:2]))}
+    pictures = {"photograph": thumbnail(image)}
     if record.mask is not None:
         pictures["truth"] = overlay(image, read_mask(record.mask))
     for title, archive in sources.maps.items():
         if record.image_id in set(archive):
-            pictures[title] = heat_map(image, archive[record.image_id].astype(np.float32).max(axis=0, initial=0))
+            maps = zip(split.class_indices(record), archive[record.image_id], strict=False)
+            pictures |= {f"{split.classes[index]}, {title}": heat_map(image, plane) for index, plane in maps}
     for title, folder in sources.masks.items():
         path = folder / f"{record.image_id}.png"
         if path.is_file():
             pictures[title] = overlay(image, read_mask(path))
     return pictures
-
-
-def sheet(pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Pictures of one size side by side on white, each under its title."""
-    height, width = next(iter(pictures.values())).shape[:2]
-    gap = 6
-    page = Image.new("RGB", (len(pictures) * (width + gap) - gap, height + TITLE), "white")
-    font = ImageFont.load_default(13)
-    draw = ImageDraw.Draw(page)
-    for place, (title, picture) in enumerate(pictures.items()):
-        left = place * (width + gap)
-        draw.text((left + 2, 3), _fitting(title, font, width), fill="black", font=font)
-        page.paste(Image.fromarray(picture), (left, TITLE))
-    return np.array(page)
-
-
-def _fitting(title: str, font: Any, width: int) -> str:
-    """The title, cut short where it is wider than `width` pixels."""
-    while len(title) > 1 and font.getlength(title) > width:
-        title = title.removesuffix("…")[:-1] + "…"
-    return title
 
 
 def chosen(split: Split, count: int) -> list[Record]:
@@ -178,6 +116,7 @@ def chosen(split: Split, count: int) -> list[Record]:
     return [split.records[index] for index in sorted(order)]
 
 
+NOTED = 5  # per cent of a class from which a confusion is written out
 CURVES = 8  # that can be told apart in one plot
 
 
@@ -189,7 +128,10 @@ def best_curves(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 
 def plot_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """The mIoU of seeds against the background threshold, one line a metrics file; a star at the best, a ring at the fixed."""
+    """The mIoU of seeds against the background threshold, one line a metrics file; a star at the best, a ring at the fixed.
+
+    Without curves, as where no image has a true mask, the plot says so.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.6), layout="constrained")
         axes = figure.add_subplot(xlabel="background threshold", ylabel="mIoU (%)", xlim=(0, 1))
@@ -200,21 +142,74 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
             axes.plot(
                 seeds["threshold_fixed"], seeds["miou_fixed"], "o", color=line.get_color(), fillstyle="none", markersize=8
             )
-        figure.legend(loc="outside lower center", ncols=2 if len(metrics) > 1 else 1)
+        if metrics:
+            figure.legend(loc="outside lower center", ncols=2 if len(metrics) > 1 else 1)
+        else:
+            axes.set_title("no image has a true mask")
     return figure
 
 
 def plot_losses(title: str, history: pd.DataFrame) -> Figure:
-    """The loss terms of a training run against its steps, on a logarithmic axis; a history without rows is an empty plot."""
+    """The loss terms of a training run against its steps, on a logarithmic axis, and the learning rate, dotted, on its own.
+
+    A history without rows is an empty plot.
+    """
     terms = [column for column in history if column not in ("step", "learning_rate")]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 2.8), layout="constrained")
-        axes = figure.add_subplot(xlabel="step", title=title)
+        axes = figure.add_subplot(xlabel="step", ylabel="loss", title=title)
+        rate = axes.twinx()
+        rate.set(ylabel="learning rate")
+        rate.grid(visible=False)
         for term in terms:
             axes.plot(history["step"], history[term], label=term, linewidth=2 if term == "loss" else 1)
         if terms:
+            rate.plot(history["step"], history["learning_rate"], ":", color=GREY, linewidth=1.5, label="learning rate")
             axes.set_yscale("log")
-            axes.legend(loc="upper right")
+            figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def plot_errors(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """What becomes of the union of truth and mask, one bar a metrics file: mIoU, FP and FN, which add up to 100 %."""
+    parts = {"miou": "mIoU", "false_positive": "FP: over-activation", "false_negative": "FN: under-activation"}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 1.2 + 0.3 * len(metrics)), layout="constrained")
+        axes = figure.add_subplot(xlabel="%", xlim=(0, 100))
+        left = np.zeros(len(metrics))
+        for key, label in parts.items():
+            widths = np.array([content[key] for content in metrics], float)
+            bars = axes.barh(np.arange(len(metrics)), widths, 0.7, left, label=label)
+            axes.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=7)
+            left = left + widths
+        axes.set_yticks(np.arange(len(metrics)), [_recipe_of(content) for content in metrics])
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def _recipe_of(content: Mapping[str, Any]) -> str:
+    return f"{content['stage'].replace('_', ' ')} {content['recipe']} ({content['split']})"
+
+
+def plot_confusion(content: Mapping[str, Any]) -> Figure:
+    """The confusion matrix of a metrics file: of the pixels of each class of the truth, the percentage that each class got."""
+    classes = list(content["iou"])
+    counts = np.array(content["confusion"], float)
+    with np.errstate(invalid="ignore"):
+        shares = 100 * counts / counts.sum(axis=1, keepdims=True)  # a class that is not in the truth has no row
+    side = 1.6 + 0.24 * len(classes)
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(side, side), layout="constrained")
+        axes = figure.add_subplot(title=_recipe_of(content), xlabel="mask", ylabel="truth")
+        axes.imshow(shares, cmap="plasma", vmin=0, vmax=100)
+        places = np.arange(len(classes))
+        axes.set_xticks(places, classes, rotation=90)
+        axes.set_yticks(places, classes)
+        for row, column in zip(*np.nonzero(shares >= NOTED), strict=True):
+            colour = "black" if shares[row, column] > 60 else "white"
+            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=colour)
     return figure
 
 
@@ -227,9 +222,8 @@ def plot_classes(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         axes = figure.add_subplot(xlabel="IoU (%)", xlim=(0, 100))
         for number, content in enumerate(metrics):
             values = [content["iou"][name] for name in classes]
-            label = f"{content['stage'].replace('_', ' ')} {content['recipe']} ({content['split']})"
             # a missing value is drawn as nothing
-            axes.barh(places + number * height, np.array(values, float), height, label=label)
+            axes.barh(places + number * height, np.array(values, float), height, label=_recipe_of(content))
         axes.set_yticks(places + 0.4 - height / 2, classes)
         axes.margins(y=0.02)
         axes.invert_yaxis()
@@ -295,21 +289,19 @@ def write_figures(
     seeds: Sequence[str | Path],
     pseudo_labels: Sequence[str | Path],
     predictions: Sequence[str | Path],
-    folder: str | Path,
+    folders: tuple[str | Path, str | Path],
+    curves: str | Path,
 ) -> None:
-    """Writes `folder`/{split}/{image_id}.png, a few sheets of each split, and `folder`/threshold_curves.png
-    where there are masks to draw curves from.
+    """Writes {image_id}.png, a few sheets of each split, into its folder, and the threshold curves.
 
     The other arguments are those of `acr.report.write_report`.
     """
     contents = [read_json(path) for path in metrics]
     sources = sources_of(contents, seeds, pseudo_labels, predictions)
-    for split in (read_split(train), read_split(val)):
-        for record in tqdm(chosen(split, SHEETS), desc=f"sheets of {split.name}", disable=None):
-            write_image(Path(folder) / split.name / f"{record.image_id}.png", sheet(panels(record, sources)))
-    curves = best_curves(contents)
-    if curves:
-        _write_plot(plot_curves(curves), Path(folder) / "threshold_curves.png")
+    for split, folder in zip((read_split(train), read_split(val)), folders, strict=True):
+        for record in Progress(chosen(split, SHEETS), f"sheets of {split.name}"):
+            write_image(Path(folder) / f"{record.image_id}.png", sheet(panels(split, record, sources)))
+    _write_plot(plot_curves(best_curves(contents)), curves)
 
 
 def write_layer_figure(*, metrics: str | Path, csv: str | Path, picture: str | Path) -> None:

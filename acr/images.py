@@ -52,6 +52,12 @@ def working_size(height: int, width: int) -> tuple[int, int]:
     return max(1, int(scale * height)), max(1, int(scale * width))
 
 
+def as_working_image(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The photograph at its `working_size`."""
+    size = working_size(*image.shape[:2])
+    return image if size == image.shape[:2] else resize_image(image, *size)
+
+
 def resize_mask(mask: UInt8[np.ndarray, "H W"], height: int, width: int) -> UInt8[np.ndarray, "{height} {width}"]:
     """The mask at `height` x `width`, each pixel with the value of the pixel its centre falls into.
 
@@ -102,9 +108,7 @@ def check_mask(mask: UInt8[np.ndarray, "i j"], size: tuple[int, int], classes: i
 
 def read_working_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
     """`read_image`, made smaller where the photograph has more than LARGEST pixels."""
-    image = read_image(path)
-    size = working_size(*image.shape[:2])
-    return image if size == image.shape[:2] else resize_image(image, *size)
+    return as_working_image(read_image(path))
 
 
 def at_full_size(mask: UInt8[np.ndarray, "i j"], path: str | Path) -> UInt8[np.ndarray, "H W"]:

@@ -118,7 +118,7 @@ def train_segmenter(
     wanted, data = config.load(Segmenter, recipe), read_split(split)
     torch.manual_seed(wanted.training.random_state)
     keys = ("backbone", "options", "stride", "dilations", "normalisation")
-    description = {"classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
+    description = {"kind": "segmenter", "classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
     model = build_deeplab(description)
     load_weights(model.backbone.network, weights)
     if weights:
@@ -128,7 +128,8 @@ def train_segmenter(
     sample = Sample(data, masks, wanted, model.backbone.normalise.fill)
     objective = Objective(model, wanted.loss_scales)
     run = Run(Path(folder), made_from, config.build(Execution, execution, "execution"))
-    save_trained(run, model, description, fit(objective, len(data.records), sample, wanted.training, run))
+    described = description | {"mask_values": ["background", *data.classes]} | model.backbone.normalise.described
+    save_trained(run, model, described, fit(objective, len(data.records), sample, wanted.training, run))
 
 
 def read_segmenter(model: str | Path) -> DeepLabV2:

@@ -49,6 +49,12 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
     @property
+    def described(self) -> dict[str, Any]:
+        """What model.json says of the photographs a network sees: channels, their range, and the statistics."""
+        statistics = {name: [round(value, 6) for value in getattr(self, name).flatten().tolist()] for name in ("mean", "std")}
+        return {"input": {"channels": "RGB", "range": [0, 1], **statistics}}
+
+    @property
     def fill(self) -> tuple[int, int, int]:
         """The mean colour in 0..255: padding of this colour is (within rounding) zero after normalisation."""
         return tuple(round(255 * float(value)) for value in self.mean.flatten())
