@@ -204,6 +204,7 @@ def identity(split: Split, stage: str, recipe: str, dataset: str, name: str, ima
     """What a metrics file says beside its scores, which stand as null until they are known."""
     resolved = json.loads(recipe)
     unknown = ("miou", "iou", "false_positive", "false_negative", "threshold", "miou_fixed", "threshold_fixed", "curve")
+    unknown += ("confusion",)
     return {
         "dataset": dataset,
         "split": split.name,

@@ -218,3 +218,10 @@ MADE = {
 }
 # The names of all recipes: one that is taken out of the configuration leaves the report, though no file changes.
 SHOWN = json.dumps({section: sorted(PLAN.recipes[section]) for section in sorted(PLAN.recipes) if section != "weights"})
+
+
+def looked_into(path):
+    """The file of the classifier whose attention the report shows: that of the first pseudo labels, else of the first seeds."""
+    seeds = [recipe.seeds for _, recipe in sorted(PLAN.recipes["pseudo_labels"].items())] or sorted(PLAN.recipes["seeds"])
+    names = [PLAN.recipe("seeds", name).classifier for name in seeds] or sorted(PLAN.recipes["classifiers"])
+    return [path.format(name=name) for name in names[:1]]

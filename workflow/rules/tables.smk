@@ -5,7 +5,12 @@ rule table:
     input:
         metrics=metrics_of_table,
     output:
-        csv="results/{dataset}/tables/{recipe}.csv",
+        csv=report(
+            "results/{dataset}/tables/{recipe}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{recipe}"},
+        ),
         markdown="results/{dataset}/tables/{recipe}.md",
         provenance="results/{dataset}/tables/{recipe}.provenance.json",
     log:
@@ -25,7 +30,7 @@ rule layer_figure:
         metrics=lambda wildcards: measured("layer_sweeps", [wildcards.recipe])[0],
     output:
         csv="results/{dataset}/figures/{recipe}.csv",
-        picture="results/{dataset}/figures/{recipe}.png",
+        picture=report("results/{dataset}/figures/{recipe}.png", caption="../report/layer_figure.rst", category="Tables"),
         provenance="results/{dataset}/figures/{recipe}.provenance.json",
     log:
         "logs/{dataset}/figures/{recipe}.log",

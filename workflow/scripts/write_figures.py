@@ -11,5 +11,6 @@ with job(snakemake):
         seeds=snakemake.input.seeds,
         pseudo_labels=snakemake.params.pseudo_labels,
         predictions=snakemake.params.predictions,
-        folder=snakemake.params.folder,
+        folders=(snakemake.output.train, snakemake.output.val),
+        curves=snakemake.output.curves,
     )

@@ -16,6 +16,7 @@ with job(snakemake):
         histories=snakemake.input.histories,
         sweeps=snakemake.input.sweeps,
         tables=snakemake.input.tables,
+        attention=snakemake.input.attention,
         report=snakemake.output.report,
         summary=snakemake.output.summary,
     )
