@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -132,8 +132,8 @@ def check_files(splits: Sequence[Split], workers: int) -> tuple[list[Split], lis
     """
     distinct = list({(record.image, record.mask): len(split.classes) for split in splits for record in split.records}.items())
     tasks = ((*files, classes) for files, classes in distinct)
-    progress = {"desc": "checking files", "unit": "image", "disable": None}
-    found = list(tqdm(in_processes(_fault, tasks, workers), total=len(distinct), **progress))
+    made = in_processes(_fault, tasks, workers)
+    found = list(tqdm(made, total=len(distinct), desc="checking files", unit="image", disable=None))
     reasons = {files: reason for (files, _), reason in zip(distinct, found, strict=True)}
     kept, skipped = [], []
     for split in splits:
@@ -242,7 +242,7 @@ def write_classes(path: str | Path, classes: Sequence[str]) -> None:
         temporary.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
 
 
-def _record(row: dict[str, str | None], path: Path, line: int) -> Record:
+def _record(row: dict[str, Any], path: Path, line: int) -> Record:
     if None in row or None in row.values():
         raise ValueError(f"line {line} of {path} has not exactly {len(COLUMNS)} columns; write it again")
     mask = Path(row["mask"]) if row["mask"] else None
