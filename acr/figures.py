@@ -27,7 +27,7 @@ from acr.tables import best_of, refinement_pairs
 SIDE = 256  # pixels of the longer side of a picture in a row
 TITLE = 22  # pixels above a picture for its name
 GREY = "#808080"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": GREY,
     "axes.axisbelow": True,
     "axes.grid": True,

@@ -82,9 +82,9 @@ def findings(metrics: Metrics) -> list[str]:
         source = seeds.get((labels["provenance"]["recipe"]["seeds"], labels["split"]))
         if source is not None and _measured(labels, source):
             sentences.append(_spreading(labels, source))
-    predictions, labels = best_of(metrics, "predictions"), best_of(metrics, "pseudo_labels")
-    if predictions is not None and labels is not None and _measured(predictions, labels):
-        sentences.append(_segmentation(predictions, labels))
+    predictions, learnt = best_of(metrics, "predictions"), best_of(metrics, "pseudo_labels")
+    if predictions is not None and learnt is not None and _measured(predictions, learnt):
+        sentences.append(_segmentation(predictions, learnt))
     if not any(_measured(content) for content in metrics):
         sentences.append("No mIoU is known: no image has a true mask.")
     return sentences
@@ -143,6 +143,7 @@ def ranked(split: Split, folder: Path) -> list[tuple[float, Record]]:
     records = [record for record in split.records if record.mask is not None]
     scored = []
     for record in tqdm(records, desc="ranking", unit="image", disable=None):
+        assert record.mask is not None
         prediction = read_mask(folder / f"{record.image_id}.png")
         scored.append((confusion(read_mask(record.mask), prediction, len(split.classes) + 1).miou(), record))
     return sorted((pair for pair in scored if not np.isnan(pair[0])), key=lambda pair: -pair[0])
@@ -177,7 +178,7 @@ def picture_html(title: str, picture: UInt8[np.ndarray, "_ _ 3"]) -> str:
     """One picture under its title, embedded as JPEG."""
     done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])
     assert done
-    source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    source = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
     return f'<figure><img alt="{html.escape(title)}" src="{source}"><figcaption>{html.escape(title)}</figcaption></figure>'
 
 
