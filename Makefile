@@ -12,7 +12,7 @@ help:
 	@echo "make run       the whole pipeline on the default configuration, ending with report.html and the results"
 	@echo "make test      all tests"
 	@echo "make bench     every stage against the published algorithms, some forty minutes; writes docs/speed.md"
-	@echo "make lint      ruff, snakefmt and snakemake --lint"
+	@echo "make lint      ruff, mypy, snakefmt and snakemake --lint"
 	@echo "make install   .venv with pinned versions; the others do it first (make install PYTHON=/path/to/python)"
 
 install: .venv/installed
@@ -29,6 +29,7 @@ bench: install
 lint: install
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 	.venv/bin/snakefmt --check workflow
 	$(INSIDE) .venv/bin/snakemake --lint
 

@@ -275,7 +275,7 @@ class Sample:
         record, size = self.split.records[index], self.recipe.crop_size
         image, labels = read_working_image(record.image), self._labels[record.image_id]
         image, labels = augment((image, labels), ("hflip",), rng)
-        top, left = random_window(rng, *labels.shape, size)
+        top, left = random_window(rng, labels.shape[0], labels.shape[1], size)
         image, labels = crop(image, top, left, size, self.fill), crop(labels, top, left, size, VOID)
         return {
             "image": np.ascontiguousarray(image.transpose(2, 0, 1)),

@@ -64,8 +64,17 @@ def see(model: VitClassifier, image: Float[Tensor, "3 H W"], view: View) -> Seen
     trace, other = model(images), model(viewed)
     own, of_view = (torch.stack(each.attentions).mean(0)[0].double().cpu() for each in (trace, other))
     restored = restore(view, of_view, other.grid, other.special)
-    pixels = (_pixels(each[0]) for each in (images, viewed))
-    return Seen(*pixels, own, of_view, restored, trace.grid, other.grid, trace.special, trace.class_tokens)
+    return Seen(
+        _pixels(images[0]),
+        _pixels(viewed[0]),
+        own,
+        of_view,
+        restored,
+        trace.grid,
+        other.grid,
+        trace.special,
+        trace.class_tokens,
+    )
 
 
 def _pixels(image: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -146,6 +155,7 @@ def _input(
     model: VitClassifier, photograph: UInt8[np.ndarray, "H W 3"], recipe: Classifier
 ) -> tuple[Float[Tensor, "3 _ _"], View]:
     """A photograph at the size at which seeds see it, and the first of the recipe's views."""
-    size = input_size(*photograph.shape[:2], model.patch, Seeds(classifier="", image_size=recipe.image_size))
-    grid = Grid(*(side // model.patch for side in size))
-    return as_input(as_working_image(photograph), *size, model), draw(recipe.views[:1], np.random.default_rng(0), grid)
+    seeds = Seeds(classifier="", image_size=recipe.image_size)
+    height, width = input_size(photograph.shape[0], photograph.shape[1], model.patch, seeds)
+    grid = Grid(height // model.patch, width // model.patch)
+    return as_input(as_working_image(photograph), height, width, model), draw(recipe.views[:1], np.random.default_rng(0), grid)

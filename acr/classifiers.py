@@ -23,7 +23,7 @@ from acr.images import crop, read_image, resize_image
 from acr.measures import average_precision, identity, mean_of_known, number
 from acr.models.attention import Keep
 from acr.models.mctformer import MctFormer
-from acr.models.trace import Trace
+from acr.models.trace import Trace, all_kept
 from acr.models.vit import VitClassifier
 from acr.models.weights import load_state, load_weights
 from acr.progress import Progress
@@ -43,7 +43,7 @@ def two_views(model: Callable[[Tensor], Trace], images: Float[Tensor, "B 3 H W"]
 
 
 def _part(trace: Trace, images: slice) -> Trace:
-    attentions = tuple(attention[images] for attention in trace.attentions)
+    attentions = tuple(attention[images] for attention in all_kept(trace.attentions))
     class_maps = None if trace.class_maps is None else trace.class_maps[images]
     return replace(trace, logits=trace.logits[images], attentions=attentions, class_maps=class_maps)
 
@@ -69,7 +69,7 @@ class Objective(nn.Module):
         tags, sides = batch["tags"], (trace, viewed)
         heads = [logits for side in sides for logits in side.heads]
         if recipe.class_maps and not self.model.pooled:  # class maps that learn nothing would agree best where all are zero
-            heads += [side.class_maps.mean(-1) for side in sides]
+            heads += [side.kept_class_maps.mean(-1) for side in sides]
         classification = sum(functional.multilabel_soft_margin_loss(logits.to(tags.dtype), tags) for logits in heads)
         terms = view_consistency(trace, viewed, view, recipe.distance, recipe.reduction)._asdict()
         loss = classification + recipe.activation * terms["activation"] + recipe.affinity * terms["affinity"]

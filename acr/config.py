@@ -44,7 +44,7 @@ def check(config: Mapping[str, Any]) -> Plan:
     """
     known = ["dataset", "datasets", *SECTIONS, "execution"]
     _refuse_unknown("the configuration", config, known)
-    dataset = config.get("dataset")
+    dataset: Any = config.get("dataset")
     datasets = _section(config, "datasets")
     if dataset not in datasets:
         raise ValueError(f"dataset is {dataset!r}, which `datasets` does not describe; {nearest(dataset, datasets)}")
@@ -98,8 +98,9 @@ def build(kind: type[Recipe], values: Any, where: str) -> Recipe:
     """A dataclass from plain values of YAML or JSON; `where` is the dotted key that messages name."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} is {values!r}, but must be a mapping of keys to values")
+    assert is_dataclass(kind), kind
     hints = get_type_hints(kind)
-    _refuse_unknown(where, values, list(hints))
+    _refuse_unknown(where, values, [item.name for item in fields(kind)])
     for item in fields(kind):
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
             raise ValueError(f"{where} lacks the key {item.name!r}, which has no default")
@@ -184,7 +185,7 @@ def _value(hint: Any, value: Any, where: str, default: Any = MISSING) -> Any:
     origin, options = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _union(options, value, where, default)
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         base = asdict(default) if isinstance(default, hint) else {}
         return build(hint, _merged(base, value) if isinstance(value, Mapping) else value, where)
     if origin is tuple:

@@ -1,6 +1,6 @@
 """Consistency of the attention of two views: Eq. 1 (activation), Eq. 2 (affinity), of which Eq. 6 is the weighted sum."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from acr.models.trace import Trace, activation, affinity
+from acr.models.trace import Trace, activation, affinity, all_kept
 from acr.views import View, restore
 
 Distance = Literal["l1", "l2", "smooth_l1"]
@@ -43,11 +43,12 @@ def attention_consistency(
     patches = slice(None) if visible is None else visible.flatten()
     activations = (activation(side, special, class_tokens)[..., patches] for side in (attentions, restored))
     affinities = (affinity(side, special)[..., patches, :][..., patches] for side in (attentions, restored))
-    return Consistency(_reduced(compare, *activations, reduction), _reduced(compare, *affinities, reduction))
+    return Consistency(_reduced(compare, activations, reduction), _reduced(compare, affinities, reduction))
 
 
-def _reduced(compare: Callable[..., Tensor], one: Tensor, other: Tensor, reduction: str) -> Tensor:
-    """The distance of a batch "L B ...": mean over layers and images of the mean or the sum over entries."""
+def _reduced(compare: Callable[..., Tensor], sides: Iterable[Tensor], reduction: str) -> Tensor:
+    """The distance of two batches "L B ...": mean over layers and images of the mean or the sum over entries."""
+    one, other = sides
     return compare(one, other) if reduction == "mean" else compare(one, other, reduction="sum") / one.shape[:2].numel()
 
 
@@ -55,10 +56,10 @@ def view_consistency(
     trace: Trace, viewed: Trace, view: View, distance: Distance = "l1", reduction: Literal["mean", "sum"] = "mean"
 ) -> Consistency:
     """Eq. 1 and 2 between the trace of a batch and the trace of its view, over every layer."""
-    attentions, others = (torch.stack(each.attentions) for each in (trace, viewed))  # a GPU waits for few large steps less
+    # a GPU waits for few large steps less
+    attentions, others = (torch.stack(all_kept(each.attentions)) for each in (trace, viewed))
     restored = restore(view, others, viewed.grid, viewed.special)
-    settings = {"distance": distance, "visible": view.visible, "reduction": reduction}
-    return attention_consistency(attentions, restored, trace.special, class_tokens=trace.class_tokens, **settings)
+    return attention_consistency(attentions, restored, trace.special, distance, view.visible, trace.class_tokens, reduction)
 
 
 def class_map_consistency(trace: Trace, viewed: Trace, view: View, tags: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
@@ -75,5 +76,5 @@ def class_map_consistency(trace: Trace, viewed: Trace, view: View, tags: Float[T
 
 def scaled_class_maps(trace: Trace) -> Float[Tensor, "B C P"]:
     """Class maps without negative values, each divided by its largest; a map without positive values is 0."""
-    maps = trace.class_maps.clamp(min=0)
+    maps = trace.kept_class_maps.clamp(min=0)
     return maps / maps.amax(-1, keepdim=True).clamp(min=1e-5)

@@ -83,7 +83,9 @@ def _peak() -> float:
 
 def _resident(field: str) -> float:
     status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)[1]) / 1024
+    found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None, field
+    return int(found[1]) / 1024
 
 
 def seeds_per_second(model: VitClassifier, split: Split, recipe: Seeds, images: int, device: torch.device) -> float:
@@ -101,10 +103,10 @@ def seeds_per_second(model: VitClassifier, split: Split, recipe: Seeds, images: 
 
 
 def _as_costed(cost: Cost, classifier: Classifier, seeds: Seeds) -> tuple[Classifier, Seeds]:
-    size = {} if cost.image_size is None else {"image_size": cost.image_size}
     training = replace(classifier.training, batch_size=cost.batch_size)
-    classifier = replace(classifier, backbone=cost.backbone or classifier.backbone, training=training, **size)
-    return classifier, replace(seeds, **size)
+    backbone, size = cost.backbone or classifier.backbone, cost.image_size or classifier.image_size
+    classifier = replace(classifier, backbone=backbone, image_size=size, training=training)
+    return classifier, replace(seeds, image_size=cost.image_size or seeds.image_size)
 
 
 def measure_cost(*, split: str, recipe: str, execution: Mapping, dataset: str, name: str, output: str) -> None:

@@ -61,7 +61,7 @@ def synchronise_norms(module: nn.Module) -> None:
     """Has every batch norm that is in training mode use the moments of the whole batch instead of its process's share."""
     for layer in module.modules():
         if isinstance(layer, _BatchNorm) and layer.training:
-            layer.forward = functools.partial(_norm_of_all, layer)
+            layer.forward = functools.partial(_norm_of_all, layer)  # type: ignore[method-assign]
 
 
 def _norm_of_all(layer: _BatchNorm, inputs: Tensor) -> Tensor:
@@ -72,13 +72,20 @@ def _norm_of_all(layer: _BatchNorm, inputs: Tensor) -> Tensor:
     centred = inputs - mean.view(shape)
     variance = all_reduce(centred.square().mean(axes)) / world_size()
     count = world_size() * inputs.numel() / inputs.shape[1]
+    # every norm of our networks keeps moments
+    assert layer.num_batches_tracked is not None
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert layer.momentum is not None
     with torch.no_grad():
         layer.num_batches_tracked += 1
         layer.running_mean.lerp_(mean, layer.momentum)
         layer.running_var.lerp_(variance * count / (count - 1), layer.momentum)
     normal = centred * (layer.weight * torch.rsqrt(variance + layer.eps)).view(shape) + layer.bias.view(shape)
-    # timm's batch norms drop and activate as well
-    return layer.act(layer.drop(normal)) if hasattr(layer, "act") else normal
+    for name in ("drop", "act"):  # timm's batch norms drop and activate as well
+        if hasattr(layer, name):
+            normal = getattr(layer, name)(normal)
+    return normal
 
 
 def on_all_devices(train: Train) -> Train:

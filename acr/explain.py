@@ -104,8 +104,9 @@ def _lines(record: Record, name: str, first: Mapping[str, str], mark: Callable[[
     if others := {tool: version for tool, version in _tools(record).items() if first.get(tool) != version}:
         yield f"  with {_listed(others)}"
     settings = " ".join(f"{key}={value}" for key, value in _flat(record["recipe"] or {}))
-    indent = {"initial_indent": "  ", "subsequent_indent": "  "}
-    yield from textwrap.wrap(settings, width, break_long_words=False, break_on_hyphens=False, **indent)
+    yield from textwrap.wrap(
+        settings, width, initial_indent="  ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
     longest = max(map(len, record["inputs"]), default=0)
     for path, recorded in record["inputs"].items():
         yield f"  from {path:{longest}} {recorded[:DIGITS]} {mark(path, recorded)}"

@@ -112,7 +112,7 @@ def write_dictionaries(artefact: Artefact, folder: Path) -> None:
     That is what the field's scripts write and read. It holds objects: `np.load(path, allow_pickle=True).item()` reads it.
     """
     for record, maps in maps_of(artefact):
-        np.save(folder / f"{record.image_id}.npy", maps, allow_pickle=True)
+        np.save(folder / f"{record.image_id}.npy", np.array(maps, object), allow_pickle=True)
 
 
 def write_heat_maps(artefact: Artefact, folder: Path) -> None:

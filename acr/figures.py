@@ -23,7 +23,7 @@ from acr.progress import Progress
 from acr.tables import best_of, refinement_pairs
 
 GREY = "#808080"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.edgecolor": GREY,
     "axes.axisbelow": True,
     "axes.grid": True,

@@ -251,7 +251,7 @@ def write_resumably(
             _append(stream, array)
     with journal.open("rb") as stream:
         _read_entry(stream)
-        write_arrays(path, ((name, _read_entry(stream)) for name in names))
+        write_arrays(path, zip(names, _entries(stream), strict=True))
     journal.unlink()
 
 
@@ -263,7 +263,7 @@ def _rewind_to_end(stream: BinaryIO, header: np.ndarray) -> int:
         stream.truncate(0)
         _append(stream, header)
         return 0
-    while _read_entry(stream) is not None:
+    for _ in _entries(stream):
         entries, end = entries + 1, stream.tell()
     stream.truncate(end)
     return entries
@@ -275,6 +275,12 @@ def _append(stream: BinaryIO, array: np.ndarray) -> None:
     np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
     stream.write(ENTRY.pack(content.tell(), zlib.crc32(content.getbuffer())) + content.getbuffer())
     stream.flush()
+
+
+def _entries(stream: BinaryIO) -> Iterator[np.ndarray]:
+    """The arrays of a journal from here on, up to where it ends or was cut short."""
+    while (array := _read_entry(stream)) is not None:
+        yield array
 
 
 def _read_entry(stream: BinaryIO) -> np.ndarray | None:

@@ -116,9 +116,9 @@ def findings(metrics: Metrics) -> list[str]:
         source = seeds.get((labels["provenance"]["recipe"]["seeds"], labels["split"]))
         if source is not None and measured(labels, source):
             sentences.append(_spreading(labels, source))
-    predictions, labels = best_of(metrics, "predictions"), best_of(metrics, "pseudo_labels")
-    if predictions is not None and labels is not None and measured(predictions, labels):
-        sentences.append(_segmentation(predictions, labels))
+    masks, learnt = best_of(metrics, "predictions"), best_of(metrics, "pseudo_labels")
+    if masks is not None and learnt is not None and measured(masks, learnt):
+        sentences.append(_segmentation(masks, learnt))
     if not any(measured(content) for content in metrics):
         sentences.append("No mIoU is known: no image has a true mask.")
     return sentences

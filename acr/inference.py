@@ -117,14 +117,16 @@ class Localiser:
         """A map in [0, 1] of each class named, at the size of the photograph (Eq. 7, and Eq. 8 where refined).
 
         Raises:
-            ValueError: the classifier was not trained on a class of that name.
+            ValueError: none is named, or the classifier was not trained on a class of that name.
         """
+        if not names:
+            raise ValueError(f"no class is named; {nearest('', self.classes)}")
         for name in names:
             if name not in self.classes:
                 raise ValueError(f"{name!r} is no class of this classifier; {nearest(name, self.classes)}")
         indices = [self.classes.index(name) for name in names]
-        maps = localise_photograph(self.network, as_working_image(photograph), indices, self.recipe) if indices else []
-        return upsample(np.asarray(maps, np.float32), *photograph.shape[:2])
+        maps = localise_photograph(self.network, as_working_image(photograph), indices, self.recipe)
+        return upsample(maps, *photograph.shape[:2])
 
 
 def _description(folder: str | Path, kind: str) -> Mapping[str, Any]:

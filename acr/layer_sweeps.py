@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from acr import config
-from acr.localisation import layer_gradients
-from acr.models.trace import Trace, affinity
+from acr.localisation import count_of_layers, layer_gradients, refining_layers
+from acr.models.trace import Trace, affinity, all_kept
 from acr.models.vit import VitClassifier
 from acr.recipes import Seeds
 from acr.seeds import PRODUCTS, map_shard, mean_affinity, mirrored_back, normalise, of_trace, sharpen, traced
@@ -24,7 +24,7 @@ def localise_from_each(
     Affinities follow the number of layers as they do there; where the recipe names their layers they are the same for all.
     """
     trace = traced(model, images, recipe)
-    maps = from_last(layer_gradients(trace, of_trace(classes, trace), recipe.layers, recipe.rectify))
+    maps = from_last(layer_gradients(trace, of_trace(classes, trace), count_of_layers(recipe), recipe.rectify))
     if recipe.refine:
         maps = torch.stack(
             [PRODUCTS[recipe.product](*pair) for pair in zip(maps, _affinities(trace, recipe, len(maps)), strict=True)]
@@ -40,8 +40,8 @@ def from_last(layers: Float[Tensor, "L *B"]) -> Float[Tensor, "L *B"]:
 
 def _affinities(trace: Trace, recipe: Seeds, layers: int) -> Sequence[Float[Tensor, "B P P"]]:
     if recipe.affinity_layers is not None:
-        return [mean_affinity(trace, recipe.affinity_layers, recipe.affinity_power)] * layers
-    means = list(from_last(affinity(torch.stack(trace.attentions), trace.special)))
+        return [mean_affinity(trace, refining_layers(recipe), recipe.affinity_power)] * layers
+    means = list(from_last(affinity(torch.stack(all_kept(trace.attentions)), trace.special)))
     return means if recipe.affinity_power == 1 else [sharpen(mean, recipe.affinity_power) for mean in means]
 
 
@@ -56,4 +56,4 @@ def sweep_shard(*, recipe: str, **which: Any) -> None:
     seeds = config.load(Seeds, recipe)
     if seeds.method != "gradient":
         raise ValueError(f"method is {seeds.method!r}, which has no gradients of layers; sweep over seeds of method gradient")
-    map_shard(localise_from_each, replace(seeds, layers=None), lambda wanted: (wanted.layers, 0, 1, 1), **which)
+    map_shard(localise_from_each, replace(seeds, layers=None), lambda wanted: (count_of_layers(wanted), 0, 1, 1), **which)

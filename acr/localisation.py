@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from acr.models.attention import Keep
-from acr.models.trace import Trace, activation
+from acr.models.trace import Trace, activation, all_kept
 from acr.recipes import Seeds
 
 Classes = Int64[Tensor, "K B"]  # 0-based: the first class of each image, the second, and so on
@@ -43,14 +43,14 @@ def layer_gradients(
 
 def cam_maps(trace: Trace, classes: Classes) -> Float[Tensor, "K B P"]:
     """CAM (Zhou et al., CVPR 2016) for transformers: the classifier's weights on every patch token, cut off at zero."""
-    return _of_classes(trace.class_maps, classes).clamp(min=0)
+    return _of_classes(trace.kept_class_maps, classes).clamp(min=0)
 
 
 def ts_cam_maps(trace: Trace, classes: Classes, layers: int) -> Float[Tensor, "K B P"]:
     """TS-CAM (Gao et al., ICCV 2021): class-to-patch attention, averaged over heads and layers, times the class maps."""
-    rows = [activation(attention, trace.special, trace.class_tokens) for attention in trace.attentions[-layers:]]
+    rows = [activation(attention, trace.special, trace.class_tokens) for attention in all_kept(trace.attentions[-layers:])]
     attention = torch.stack(rows).mean(0)
-    return _of_classes(trace.class_maps, classes) * attention
+    return _of_classes(trace.kept_class_maps, classes) * attention
 
 
 def grad_cam_maps(trace: Trace, classes: Classes, layers: int) -> Float[Tensor, "K B P"]:
@@ -87,7 +87,7 @@ def generic_maps(trace: Trace, classes: Classes, layers: int) -> Float[Tensor, "
 
 def class_attention_maps(trace: Trace, classes: Classes, layers: int) -> Float[Tensor, "K B P"]:
     """MCTformer (Xu et al., CVPR 2022): attention of each class's token, mean of heads and layers, times its class map."""
-    attention = torch.stack(trace.attentions[-layers:]).mean(0)[..., trace.special :]
+    attention = torch.stack(all_kept(trace.attentions[-layers:])).mean(0)[..., trace.special :]
     return _of_classes(attention, _token(trace, classes)) * cam_maps(trace, classes)
 
 
@@ -130,14 +130,26 @@ READING = {"ts_cam", "class_attention"}  # the attention of the last layers
 OF_PATCHES = {"cam", *READING}
 
 
+def count_of_layers(recipe: Seeds) -> int:
+    """How many last layers a recipe reads whose depth is known (`acr.seeds.with_depth`)."""
+    assert recipe.layers is not None
+    return recipe.layers
+
+
+def refining_layers(recipe: Seeds) -> Sequence[int]:
+    """The layers of which a recipe averages affinities: those it names, else the last ones that it reads."""
+    assert not isinstance(recipe.affinity_layers, str)
+    return recipe.affinity_layers or range(-count_of_layers(recipe), 0)
+
+
 def kept(recipe: Seeds, depth: int) -> Keep:
     """What the trace of a network with `depth` layers has to keep for the maps of a recipe and their refinement."""
-    last = tuple(range(depth - recipe.layers, depth))
-    refining = [layer % depth for layer in recipe.affinity_layers or last] if recipe.refine else []
-    reading = last if recipe.method in READING else ()
+    layers = count_of_layers(recipe)
+    refining = [layer % depth for layer in refining_layers(recipe)] if recipe.refine else []
+    reading = range(depth - layers, depth) if recipe.method in READING else ()
     return Keep(
         attention=tuple({*refining, *reading}),
-        layers=recipe.layers if recipe.method in DIFFERENTIATED else 0,
+        layers=layers if recipe.method in DIFFERENTIATED else 0,
         all_rows=recipe.method == "generic",
         class_maps=recipe.method in OF_PATCHES,
     )

@@ -203,15 +203,14 @@ def scores_of(total: Confusion, names: Sequence[str]) -> dict[str, Any]:
 def identity(split: Split, stage: str, recipe: str, dataset: str, name: str, images: int) -> dict[str, Any]:
     """What a metrics file says beside its scores, which stand as null until they are known."""
     resolved = json.loads(recipe)
-    unknown = ("miou", "iou", "false_positive", "false_negative", "threshold", "miou_fixed", "threshold_fixed", "curve")
-    unknown += ("confusion",)
+    unknown = ("miou", "iou", "false_positive", "false_negative", "threshold", "miou_fixed", "threshold_fixed")
     return {
         "dataset": dataset,
         "split": split.name,
         "stage": stage,
         "recipe": name,
         "images": images,
-        **dict.fromkeys(unknown),
+        **dict.fromkeys((*unknown, "curve", "confusion")),
         "crf": resolved.get("crf"),
         "scales": resolved.get("scales"),
         "provenance": {"recipe": resolved},

@@ -1,6 +1,7 @@
 """Metrics: what the stages made against the true masks, one JSON file a recipe and split; rates are in percent."""
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def measure_layer_sweep(
         records,
         lambda record, truth: np.stack([_histogram(records, record, truth, each) for each in archive[record.image_id]]),
     )
-    cells = sum(np.stack([cell_histogram(each) for each in archive[item.image_id]]) for item in records.records)
+    each_image = (np.stack([cell_histogram(each) for each in archive[item.image_id]]) for item in records.records)
+    cells = reduce(np.add, each_image)
     depth = len(cells)
     layers = [
         {"layers": count, "first_layer": depth - count + 1}
@@ -119,10 +121,10 @@ def _total(
     split: Split, count: Callable[[Record, UInt8[np.ndarray, "H W"]], Int64[np.ndarray, "..."]]
 ) -> tuple[Int64[np.ndarray, "..."] | None, int]:
     """The sum of `count` over the images that have a mask, None where none has, and how many there are."""
-    records = [record for record in split.records if record.mask is not None]
+    records = [(record, record.mask) for record in split.records if record.mask is not None]
     total = None
-    for record in Progress(records, f"measuring {split.name}"):
-        counts = count(record, _mask(record.mask, len(split.classes) + 1))
+    for record, mask in Progress(records, f"measuring {split.name}"):
+        counts = count(record, _mask(mask, len(split.classes) + 1))
         total = counts if total is None else total + counts
     return total, len(records)
 

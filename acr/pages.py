@@ -47,7 +47,7 @@ def picture_html(title: str, picture: UInt8[np.ndarray, "_ _ 3"], alt: str) -> s
     """One picture under its title, embedded as JPEG; `alt` is read out in its place."""
     done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 88])
     assert done
-    source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    source = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
     return f'<figure><img alt="{html.escape(alt)}" src="{source}"><figcaption>{html.escape(title)}</figcaption></figure>'
 
 
@@ -88,7 +88,7 @@ def _anchor(title: str) -> str:
 
 def contents_html(sections: Iterable[str]) -> str:
     """Links to the sections that are there."""
-    titles = [re.search("<h2>(.*?)</h2>", each)[1] for each in sections if each]
+    titles = re.findall("<h2>(.*?)</h2>", "".join(sections))
     links = "".join(f'<li><a href="#{html.escape(_anchor(html.unescape(title)))}">{title}</a></li>' for title in titles)
     return f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
 

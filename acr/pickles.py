@@ -59,7 +59,8 @@ def inert(content: bytes | BytesIO | mmap, vocabulary: Vocabulary, refer: Callab
         ValueError, IndexError, KeyError or TypeError: it is damaged, cut short or too large.
     """
     machine, first = _Machine(vocabulary, refer), None
-    for opcode, argument, place in pickletools.genops(content):
+    for opcode, argument, place in pickletools.genops(content):  # type: ignore[arg-type]  # mmap reads as a stream does
+        assert place is not None  # of what can tell it
         first = place if first is None else first
         require(place - first < vocabulary.largest)
         machine.step(opcode.name, argument)

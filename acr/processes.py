@@ -7,7 +7,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ def in_processes(function: Callable[..., Result], tasks: Iterable[tuple[Any, ...
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=die_with, initargs=(os.getpid(),))
     with main_hidden(), pool:
-        waiting = deque()
+        waiting: deque[Future[Result]] = deque()
         for task in tasks:
             waiting.append(pool.submit(function, *task))
             if len(waiting) > AHEAD * workers:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
@@ -41,7 +41,7 @@ class Progress(Generic[Item]):
         quiet: bool = False,
     ) -> None:
         self.items, self.what, self.unit, self.done, self.amount, self.quiet = items, what, unit, initial, amount, quiet
-        self.total = len(items) if total is None and hasattr(items, "__len__") else total
+        self.total = len(items) if total is None and isinstance(items, Sized) else total
         self.note = ""
 
     def __iter__(self) -> Iterator[Item]:

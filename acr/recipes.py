@@ -33,6 +33,9 @@ def published(default: Any, *, official: Any, source: str | Mapping[str, str], *
 class Dataset:
     """What planning and tables ask of a data set's recipe."""
 
+    train: str
+    val: str
+
     @property
     def ground_truth(self) -> str:
         """What its true masks are, in a word or two of a table."""

@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page with the answer first, then tables, pictures, curves, costs and provenance."""
 
 import html
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,11 @@ from acr.tables import best_of
 
 def ranked(split: Split, folder: Path) -> list[tuple[float, Record]]:
     """Images of a split with their mIoU in percent, of the masks in `folder`, best first; without truth none."""
-    records = [record for record in split.records if record.mask is not None]
+    known = [(record, record.mask) for record in split.records if record.mask is not None]
     scored = []
-    for record in Progress(records, "ranking"):
+    for record, mask in Progress(known, "ranking"):
         prediction = read_mask(folder / f"{record.image_id}.png")
-        scored.append((confusion(read_mask(record.mask), prediction, len(split.classes) + 1).miou(), record))
+        scored.append((confusion(read_mask(mask), prediction, len(split.classes) + 1).miou(), record))
     return sorted((pair for pair in scored if not np.isnan(pair[0])), key=lambda pair: -pair[0])
 
 
@@ -70,8 +71,9 @@ def attention_html(table: Path) -> list[str]:
     """The pictures of a table of `acr.attention_figures`, a row an image and kind."""
     titles = {"activation": "attention of the class token", "affinity": "attention of three patches"}
     folder, parts = table.with_suffix(""), []
-    for (image_id, kind), rows in pd.read_csv(table, dtype=str).groupby(["image_id", "kind"], sort=False):
-        pictures = {title: read_image(folder / file) for title, file in zip(rows["title"], rows["file"], strict=True)}
+    rows = pd.read_csv(table, dtype=str).to_dict("records")
+    for (image_id, kind), shown in itertools.groupby(rows, key=lambda row: (row["image_id"], row["kind"])):
+        pictures = {row["title"]: read_image(folder / row["file"]) for row in shown}
         parts.append(row_html(f"{image_id}: {titles[kind]}", image_id, pictures))
     return parts
 
@@ -86,13 +88,17 @@ def left_out_html(skipped: Sequence[Skipped]) -> str:
 
 def _pictures(train: Split, val: Split, sources: Sources, ranking: Sequence[tuple[float, Record]]) -> list[str]:
     """Sections of pictures: some images of both splits, always the same ones, then the best and the worst of val."""
-    best, worst = ranking[:3], ranking[3:][:-4:-1]
     scores = {record.image_id: score for score, record in ranking}
-    shown = [(f"Images of {split.name}", [(scores.get(r.image_id), r) for r in chosen(split, 6)]) for split in (train, val)]
-    shown += [(f"The best predictions of {val.name}", best), (f"The worst predictions of {val.name}", worst)]
+    best, worst = ([record for _, record in part] for part in (ranking[:3], ranking[3:][:-4:-1]))
+    shown = [
+        (f"Images of {train.name}", train, chosen(train, 6)),
+        (f"Images of {val.name}", val, chosen(val, 6)),
+        (f"The best predictions of {val.name}", val, best),
+        (f"The worst predictions of {val.name}", val, worst),
+    ]
     sections = []
-    for (title, items), split in zip(shown, (train, val, val, val), strict=True):
-        rows = [image_html(split, record, sources, score) for score, record in items]
+    for title, split, records in shown:
+        rows = [image_html(split, each, sources, scores.get(each.image_id) if split is val else None) for each in records]
         sections.append(section(title, [legend_html(split.classes), *rows] if rows else []))
     return sections
 
@@ -168,12 +174,12 @@ def write_report(
     left_out = read_skipped(skipped)
     shown = tables if any(measured(content) for content in contents) else ()
     seen = [part for path in attention for part in attention_html(Path(path))]
-    made = [*[Path(path).parent for path in (*histories, *seeds)], *pseudo_labels, *predictions]
+    made = [*[Path(path).parent for path in (*histories, *seeds)], *map(Path, (*pseudo_labels, *predictions))]
     sections = [
-        section("Tables", [markdown_html(Path(path).read_text(encoding="utf-8")) for path in shown]),
         *_pictures(*splits, sources, ranked(splits[1], folders[best["recipe"]]) if best else []),
         section("Attention, and what a view makes of it", [ATTENTION, *seen] if seen else []),
         *_plots(contents, [read_json(path) for path in sweeps], {name: pd.read_csv(path) for name, path in runs.items()}),
+        section("Tables", [markdown_html(Path(path).read_text(encoding="utf-8")) for path in shown]),
         section("Costs", _costs(made)),
         section("Provenance", _provenance(contents, runs)),
     ]

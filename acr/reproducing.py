@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
 from acr.recipes import Classifier, ConfidentLabels, Seeds
@@ -30,14 +30,15 @@ def differences() -> list[Difference]:
 def _of(stage: str, kind: type) -> Iterator[Difference]:
     for item in fields(kind):
         if "official" in item.metadata:
-            paper, official, ours = item.metadata.get("paper", SILENT), item.metadata["official"], item.default
-            if not is_dataclass(ours):
-                yield Difference(stage, item.name, paper, official, ours, item.metadata["source"])
+            paper, official, source = item.metadata.get("paper", SILENT), item.metadata["official"], item.metadata["source"]
+            ours: Any = item.default
+            if isinstance(source, str):
+                yield Difference(stage, item.name, paper, official, ours, source)
                 continue
             for key, value in asdict(ours).items():
                 if key in official or key in paper:
-                    values = (each.get(key, SILENT) for each in (paper, official))
-                    yield Difference(stage, f"{item.name}.{key}", *values, value, item.metadata["source"][key])
+                    printed, released = (each.get(key, SILENT) for each in (paper, official))
+                    yield Difference(stage, f"{item.name}.{key}", printed, released, value, source[key])
 
 
 def preset(column: str) -> dict[str, dict[str, Any]]:

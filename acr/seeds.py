@@ -18,8 +18,8 @@ from acr.datasets.base import Record, read_split, shard_of
 from acr.devices import device_of
 from acr.files import write_resumably
 from acr.images import read_image, resize_image
-from acr.localisation import METHODS, asked, kept
-from acr.models.trace import Trace, affinity
+from acr.localisation import METHODS, asked, kept, refining_layers
+from acr.models.trace import Trace, affinity, all_kept
 from acr.models.vit import VitClassifier
 from acr.recipes import Execution, Seeds
 from acr.views import HFLIP
@@ -30,7 +30,7 @@ def mean_affinity(trace: Trace, layers: Sequence[int], power: float) -> Float[Te
 
     deviates: Eq. 8 has no power; with one, rows are made to sum to one again.
     """
-    chosen = [affinity(trace.attentions[layer], trace.special) for layer in layers]
+    chosen = [affinity(each, trace.special) for each in all_kept(trace.attentions[layer] for layer in layers)]
     mean = torch.stack(chosen).mean(0)
     return mean if power == 1 else sharpen(mean, power)
 
@@ -61,8 +61,7 @@ def localise(
     trace = traced(model, images, recipe)
     maps = METHODS[recipe.method](trace, of_trace(classes, trace), recipe)
     if recipe.refine:
-        layers = recipe.affinity_layers or range(-recipe.layers, 0)
-        maps = PRODUCTS[recipe.product](maps, mean_affinity(trace, layers, recipe.affinity_power))
+        maps = PRODUCTS[recipe.product](maps, mean_affinity(trace, refining_layers(recipe), recipe.affinity_power))
     return normalise(mirrored_back(maps, trace, recipe))
 
 
@@ -97,7 +96,8 @@ def input_size(height: int, width: int, patch: int, recipe: Seeds, scale: float 
     """Size a photograph is resized to: multiples of the patch with about the area of the recipe's square at `scale`."""
     side = scale * recipe.image_size
     factors = (side / height, side / width) if recipe.aspect == "square" else (side / math.sqrt(height * width),) * 2
-    return tuple(patch * max(1, round(factor * old / patch)) for factor, old in zip(factors, (height, width), strict=True))
+    rows, columns = (max(1, round(factor * old / patch)) for factor, old in zip(factors, (height, width), strict=True))
+    return patch * rows, patch * columns
 
 
 def localise_photograph(
@@ -121,12 +121,13 @@ def at_scales(
     (sizes,) = {_sizes(photograph, model.patch, recipe) for photograph in photographs}
     inputs = [torch.stack([as_input(photograph, *size, model) for photograph in photographs]) for size in sizes]
     maps = fuse([method(model, images, classes, recipe) for images in inputs])
-    maps = (with_corners(maps) if recipe.align_corners else maps).cpu().numpy().astype(np.float16)
-    return [maps[..., : len(each), number, :, :] for number, each in enumerate(classes)]
+    several = (with_corners(maps) if recipe.align_corners else maps).cpu().numpy().astype(np.float16)
+    return [several[..., : len(each), number, :, :] for number, each in enumerate(classes)]
 
 
 def _sizes(photograph: UInt8[np.ndarray, "H W 3"], patch: int, recipe: Seeds) -> tuple[tuple[int, int], ...]:
-    return tuple(input_size(*photograph.shape[:2], patch, recipe, scale) for scale in recipe.scales)
+    height, width = photograph.shape[:2]
+    return tuple(input_size(height, width, patch, recipe, scale) for scale in recipe.scales)
 
 
 def as_input(photograph: UInt8[np.ndarray, "H W 3"], height: int, width: int, model: VitClassifier) -> Float[Tensor, "3 _ _"]:

@@ -58,10 +58,11 @@ class Objective(nn.Module):
         if len(logits) > 1:
             compared["maximum"] = maximum(logits)
         terms = {
-            name: cross_entropy(each, labels_at(batch["mask"], *each.shape[-2:], self.model.stride))
+            name: cross_entropy(each, labels_at(batch["mask"], each.shape[-2], each.shape[-1], self.model.stride))
             for name, each in compared.items()
         }
-        return {"loss": sum(terms.values()), **terms}
+        first, *others = terms.values()
+        return {"loss": sum(others, first), **terms}
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def scores(model: DeepLabV2, image: UInt8[np.ndarray, "H W 3"], scales: Sequence
     images = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
     logits = maximum(logits_at_scales(model, images, scales))
     # the maximum lies on the grid of the largest scale: from there to the pixels of the image
-    return upsample(logits, *image.shape[:2], model.stride).softmax(1)[0].cpu().numpy()
+    height, width = image.shape[:2]
+    return upsample(logits, height, width, model.stride).softmax(1)[0].cpu().numpy()
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------

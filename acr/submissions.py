@@ -37,7 +37,9 @@ def check_submission(file: Path, sizes: Mapping[str, tuple[int, int]], classes: 
             odd = sorted({*found} ^ {*expected}) or sorted(name for name in found if found.count(name) > 1)
             raise ValueError(f"{file} holds {len(found)} files for {len(expected)} images; the first that is odd is {odd[0]}")
         for name in found:
-            _check_mask(f"{name} of {file}", archive.extractfile(name).read(), expected[name], classes, colours)
+            member = archive.extractfile(name)
+            assert member is not None, f"{name} of {file} is no regular file"
+            _check_mask(f"{name} of {file}", member.read(), expected[name], classes, colours)
 
 
 def _check_mask(where: str, content: bytes, size: tuple[int, int], classes: int, colours: bytes) -> None:
@@ -46,7 +48,7 @@ def _check_mask(where: str, content: bytes, size: tuple[int, int], classes: int,
         mask = np.array(picture)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{where} cannot be read as an image ({error}); delete the predictions and run again") from None
-    if picture.format != "PNG" or picture.mode != "P" or bytes(picture.getpalette()) != colours:
+    if picture.format != "PNG" or picture.mode != "P" or bytes(picture.getpalette() or ()) != colours:
         raise ValueError(f"{where} is no palette PNG in VOC's colours ({picture.format}, mode {picture.mode}); make it again")
     if mask.shape != size or mask.max() > classes:
         raise ValueError(

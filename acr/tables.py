@@ -5,7 +5,7 @@ A figure of ours that several random states share is their mean; its standard de
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -98,8 +98,8 @@ def build_table(
     table = pd.DataFrame([*paper, *ours])
     # those of the data set at hand come first, the background before all
     classes = dict.fromkeys(column for row in [*ours, *paper] for column in row if column.startswith(CLASS))
-    order = ["method", *(classes if columns == "classes" else ()), *list(COLUMNS)[1:]]
-    order = dict.fromkeys(f"{column}{suffix}" for column in order for suffix in ("", SPREAD, THEIRS))
+    figures = ["method", *(classes if columns == "classes" else ()), *list(COLUMNS)[1:]]
+    order = dict.fromkeys(f"{column}{suffix}" for column in figures for suffix in ("", SPREAD, THEIRS))
     return table[[column for column in order if column in table and table[column].notna().any()]]
 
 
@@ -156,9 +156,10 @@ def _class_figures(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str
 
 def _figure(column: str, values: Sequence[float | None]) -> dict[str, float | None]:
     """The mean over random states and, where there are several, the deviation; empty where a state has no value."""
-    if None in values:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return {column: None, f"{column}{SPREAD}": None}
-    return {column: fmean(values), f"{column}{SPREAD}": stdev(values) if len(values) > 1 else None}
+    return {column: fmean(known), f"{column}{SPREAD}": stdev(known) if len(known) > 1 else None}
 
 
 def _measurement(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, str | None]:
@@ -205,7 +206,7 @@ def to_markdown(name: str, table: pd.DataFrame, dataset: str) -> str:
 
     IoU to one decimal, thresholds to two; where there are several random states, mean ± standard deviation.
     """
-    shown = [column for column in table if not (column.endswith(SPREAD) and column.removesuffix(SPREAD) in table)]
+    shown = [column for column in table.columns if not (column.endswith(SPREAD) and column.removesuffix(SPREAD) in table)]
     lines = [[_heading(column) for column in shown]]
     lines += [[_cell(column, row) for column in shown] for row in table.to_dict("records")]
     if any(column.startswith(CLASS) for column in shown):
@@ -222,7 +223,7 @@ def _heading(column: str) -> str:
     return ("paper's " if column.endswith(THEIRS) else "") + COLUMNS[column.removesuffix(THEIRS)]
 
 
-def _cell(column: str, row: Mapping[str, Any]) -> str:
+def _cell(column: str, row: Mapping[Hashable, Any]) -> str:
     value, spread = row[column], row.get(f"{column}{SPREAD}")
     if pd.isna(value):
         return ""

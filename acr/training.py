@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from acr.devices import device_of
 from acr.distributed import mean_over_processes, rank, synchronise_norms, world_size
@@ -43,10 +45,15 @@ LOG_EVERY = 50  # steps between two lines of the history
 def freeze_norm(module: nn.Module) -> None:
     """Puts every batch norm of `module` in evaluation mode, where it stays, and freezes its scale and shift."""
     for layer in module.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        if isinstance(layer, _BatchNorm):
             layer.requires_grad_(False)
             layer.eval()
-            layer.train = lambda mode=True, layer=layer: layer  # train() of a parent leaves it as it is
+            # train() of a parent leaves it as it is
+            layer.train = functools.partial(_unchanged, layer)  # type: ignore[method-assign]
+
+
+def _unchanged(layer: _BatchNorm, mode: bool = True) -> _BatchNorm:
+    return layer
 
 
 def freeze_stem(network: nn.Module) -> None:
@@ -142,7 +149,7 @@ def _batches(dataset: _Steps, steps: range, execution: Execution) -> Iterator[It
     try:
         yield batches
     finally:
-        if execution.workers:
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
             batches._shutdown_workers()
 
 
@@ -192,7 +199,7 @@ def fit(objective: nn.Module, count: int, sample: Sample, training: Training, ru
     if training.batch_size % world_size():
         raise ValueError(f"batch_size is {training.batch_size}, which {world_size()} processes cannot share out equally")
     steps, device = step_count(training, count), device_of(run.execution)
-    objective.to(device, memory_format=torch.channels_last).train()
+    objective.to(device).to(memory_format=torch.channels_last).train()
     state = _State(objective, build_optimiser(objective, training))
     _resume(run, state)
     model = _joined(objective, device)
@@ -205,12 +212,11 @@ def fit(objective: nn.Module, count: int, sample: Sample, training: Training, ru
                 _write_row(state, steps)
                 progress.note = f"loss {state.history[-1]['loss']:.4f}"
             if state.step < steps and (told or time.monotonic() - saved > run.execution.checkpoint_seconds):
-                _save(run, state)
+                _save(run, state, state.optimiser)
                 saved = time.monotonic()
                 if told:
                     sys.exit(f"told to end by SIGTERM at step {state.step} of {steps}; the same command goes on from there")
-    state.optimiser = None  # what is finished is not continued, and takes less room
-    _save(run, state)
+    _save(run, state, None)  # what is finished is not continued, and takes less room
     objective.eval()
     return state.history
 
@@ -268,12 +274,12 @@ def _told_to_end() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _save(run: Run, state: _State) -> None:
+def _save(run: Run, state: _State, optimiser: torch.optim.Optimizer | None) -> None:
     if rank() > 0:
         return
     content = {"made_from": json.dumps(run.made_from, sort_keys=True), "step": state.step, "history": state.history}
     content |= {"terms": state.terms, "objective": state.objective.state_dict()}
-    content["optimiser"] = state.optimiser.state_dict() if state.optimiser else None
+    content["optimiser"] = optimiser.state_dict() if optimiser else None
     # through Python, whose errors tell a full disk from others
     with atomic(run.checkpoint) as temporary, temporary.open("wb") as stream:
         torch.save(content, stream)

@@ -141,9 +141,13 @@ def _draw_rotation(rng: np.random.Generator, grid: Grid) -> View:
     return (ROT90, ROT180, ROT270)[rng.integers(3)]
 
 
+def _always(view: View) -> Draw:
+    return lambda rng, grid: view
+
+
 FIXED = (IDENTITY, HFLIP, VFLIP, TRANSPOSE, ROT90, ROT180, ROT270, GREY)
 VIEWS: dict[str, Draw] = {
-    **{view.name: (lambda rng, grid, view=view: view) for view in FIXED},
+    **{view.name: _always(view) for view in FIXED},
     "rotation": _draw_rotation,
     "resize": _draw_resize,
     "hide": _draw_hide,

@@ -87,8 +87,9 @@ def test_the_oldest_python_is_the_same_everywhere():
     assert f"{oldest} or newer is needed" in (ROOT / ".ci" / "preflight").read_text()
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert oldest in workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
-    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
-    assert ruff["target-version"] == "py" + oldest.replace(".", "")
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert tools["ruff"]["target-version"] == "py" + oldest.replace(".", "")
+    assert tools["mypy"]["python_version"] == oldest
 
 
 def test_the_version_is_the_same_everywhere():

@@ -194,7 +194,8 @@ NAMES = [str(index) for index in range(len(NOISE))]
 
 def save_checkpoint(path: Path) -> None:
     model = torch.nn.Linear(1000, 1000)
-    training._save(Run(path, {}, Execution(device="cpu")), training._State(model, torch.optim.SGD(model.parameters())))
+    optimiser = torch.optim.SGD(model.parameters())
+    training._save(Run(path, {}, Execution(device="cpu")), training._State(model, optimiser), optimiser)
 
 
 def save_table(path: Path) -> None:

@@ -29,7 +29,14 @@ def test_items_are_handed_on_in_their_order(items):
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.4, "0 s"), (12.0, "12 s"), (60.0, "1 min 00 s"), (250.2, "4 min 10 s"), (3599.6, "1 h 00 min"), (11100.0, "3 h 05 min")],
+    [
+        (0.4, "0 s"),
+        (12.0, "12 s"),
+        (60.0, "1 min 00 s"),
+        (250.2, "4 min 10 s"),
+        (3599.6, "1 h 00 min"),
+        (11100.0, "3 h 05 min"),
+    ],
 )
 def test_a_duration_has_its_two_largest_units(seconds, said):
     assert duration(seconds) == said

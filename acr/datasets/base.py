@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -241,7 +241,7 @@ def write_classes(path: str | Path, classes: Sequence[str]) -> None:
         temporary.write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
 
 
-def _record(row: dict[str, str | None], path: Path, line: int) -> Record:
+def _record(row: dict[str, Any], path: Path, line: int) -> Record:
     if None in row or None in row.values():
         raise ValueError(f"line {line} of {path} has not exactly {len(COLUMNS)} columns; write it again")
     mask = Path(row["mask"]) if row["mask"] else None

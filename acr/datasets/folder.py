@@ -48,7 +48,7 @@ def drawn_by_lot(labels: Labels, share: float) -> set[str]:
     val has one all the same.
     """
     order = sorted(labels, key=lambda path: hashlib.sha256(path.encode()).digest())
-    left, val = Counter(chain(*labels.values())), set()
+    left, val = Counter(chain(*labels.values())), set[str]()
     for path in order:
         if len(val) < max(1, round(share * len(order))) and all(left[name] > 1 for name in labels[path]):
             val.add(path)
@@ -193,7 +193,8 @@ def _labels(data: Folder, there: Photographs, table: Table | None) -> tuple[Labe
 
 def _of_folders(there: Photographs) -> Labels:
     """One sub-folder a class, or below those of splits; copies of one photograph in several make one with several labels."""
-    depth, same, labels = class_depth(there.paths), defaultdict(list), {}
+    depth, same = class_depth(there.paths), defaultdict(list)
+    labels: dict[str, list[str]] = {}
     for path in there.paths:
         if path.count("/") > depth:
             same[(there.root / path).stat().st_size].append(path)
@@ -226,7 +227,7 @@ def _of_coco(path: Path) -> tuple[list[tuple[str, list[str]]], list[str]]:
     try:
         content = json.loads(read_text(path))
         names = {item["id"]: item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])}
-        labels = {image["id"]: (image["file_name"], []) for image in content["images"]}
+        labels: dict[Any, tuple[str, list[str]]] = {image["id"]: (image["file_name"], []) for image in content["images"]}
         for item in content["annotations"]:
             labels[item["image_id"]][1].append(names[item["category_id"]])
     except (ValueError, KeyError, TypeError) as error:
@@ -241,7 +242,7 @@ def _splits(data: Folder, there: Photographs, labels: Labels, table: Table | Non
     said = _said_splits(data, there, table)
     if not {data.train, data.val} <= {*said.values()}:  # in other words, such as validation
         words = {"train": data.train, "val": data.val}
-        said = {path: words.get(SPLIT_FOLDERS.get(split.casefold()), split) for path, split in said.items()}
+        said = {path: words.get(SPLIT_FOLDERS.get(split.casefold(), ""), split) for path, split in said.items()}
     if not said:
         val = drawn_by_lot(labels, data.val_share)
         said = {path: data.val if path in val else data.train for path in labels}
@@ -260,11 +261,15 @@ def _said_splits(data: Folder, there: Photographs, table: Table | None) -> dict[
     if data.splits is None and (table is None or table.column(*SPLIT_COLUMNS) is None):
         tops = top_folders(there.paths)
         return tops if split_folders({*tops.values()}) else {}
-    path, said = Path(data.splits or data.labels), {}
+    source = data.splits or data.labels
+    assert source is not None  # a table of labels is in a file
+    path, said = Path(source), dict[str, str]()
     if not path.is_file():
         raise ValueError(f"{path} does not exist, but splits of the data set must name a table image,split; check it")
     try:
-        for name, split in splits_of(table if data.splits is None else parse_table(read_text(path), there)):
+        own = table if data.splits is None else parse_table(read_text(path), there)
+        assert own is not None
+        for name, split in splits_of(own):
             if said.setdefault(there.get(name), split) != split:
                 raise TagsError(f"has {name!r} in {said[there.get(name)]} and in {split}; list it once")
     except TagsError as error:

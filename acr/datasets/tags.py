@@ -68,7 +68,7 @@ def image_ids(paths: Sequence[str]) -> list[str]:
     What would be two photographs' or too long for a file system is cut and gets eight digits of a digest of the path.
     """
     plain = [_plain(path) for path in paths]
-    counts = defaultdict(int)
+    counts: defaultdict[str, int] = defaultdict(int)
     for name in plain:
         counts[name.casefold()] += 1  # some file systems take capitals for small letters
     return [

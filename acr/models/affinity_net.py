@@ -21,9 +21,10 @@ class AffinityHead(nn.Module):
         super().__init__()
         # never wider than the level itself, which a small backbone's levels may be
         widths = [min(width, count) for width, count in zip(WIDTHS[-len(channels) :], channels, strict=True)]
-        self.reduce = nn.ModuleList(nn.Conv2d(*pair, kernel_size=1, bias=False) for pair in zip(channels, widths, strict=True))
+        layers = [nn.Conv2d(*pair, kernel_size=1, bias=False) for pair in zip(channels, widths, strict=True)]
+        self.reduce = nn.ModuleList(layers)
         self.mix = nn.Conv2d(sum(widths), sum(widths), kernel_size=1, bias=False)
-        for layer in self.reduce:
+        for layer in layers:
             nn.init.kaiming_normal_(layer.weight)
         # PSA's gain: affinities that start well below one have a gradient to follow
         nn.init.xavier_uniform_(self.mix.weight, gain=4)

@@ -60,6 +60,7 @@ def through(blocks: nn.Sequential, tokens: Float[Tensor, "B N D"], special: int,
     behind = tokens.shape[1] if keep.class_maps else special  # tokens that are read behind the last block
     attentions, rows = [], []
     for layer, block in enumerate(blocks[:first]):
+        assert isinstance(block, Block)
         count = behind if layer == len(blocks) - 1 else tokens.shape[1]
         tokens, mean = _whole(block, tokens, count, keep.reads(layer))
         attentions.append(mean)
@@ -68,6 +69,7 @@ def through(blocks: nn.Sequential, tokens: Float[Tensor, "B N D"], special: int,
     own = tokens.shape[1] if keep.all_rows else special
     tokens, patches = tokens[:, :own], tokens[:, own:]
     for layer, block in enumerate(blocks[first:], first):
+        assert isinstance(block, Block)
         used = patches.shape[1] if keep.class_maps or layer < len(blocks) - 1 else 0
         tokens, patches, row, mean = _apart(block, tokens, patches, used, keep.reads(layer))
         attentions.append(mean)
@@ -123,9 +125,16 @@ def readable(block: nn.Module) -> bool:
     return plain and layer.attn_drop.p == 0
 
 
+def attention_layer(block: nn.Module) -> Attention:
+    """The layer of a `readable` block that makes queries, keys and values of its tokens."""
+    layer = block.attn
+    assert isinstance(layer, Attention)
+    return layer
+
+
 def project(block: Block, tokens: Float[Tensor, "B N D"]) -> Heads:
     """What the heads of a block make of its tokens."""
-    layer = block.attn
+    layer = attention_layer(block)
     shape = (*tokens.shape[:2], 3, layer.num_heads, layer.qkv.out_features // (3 * layer.num_heads))
     queries, keys, values = lean(layer.qkv, block.norm1, tokens).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
     return Heads(layer.q_norm(queries), layer.k_norm(keys), values)
@@ -133,7 +142,7 @@ def project(block: Block, tokens: Float[Tensor, "B N D"]) -> Heads:
 
 def finish(block: Block, tokens: Float[Tensor, "B N D"], output: Float[Tensor, "B A N d"]) -> Float[Tensor, "B N D"]:
     """The tokens behind the block, from those before it and what its heads gathered for them."""
-    layer = block.attn
+    layer = attention_layer(block)
     gathered = layer.proj_drop(layer.proj(output.transpose(1, 2).flatten(2)))
     tokens = tokens + block.drop_path1(block.ls1(gathered))
     return tokens + block.drop_path2(block.ls2(_perceptron(block, tokens)))
@@ -143,7 +152,10 @@ def _perceptron(block: Block, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "
     layer = block.mlp
     if type(layer) is not Mlp or not isinstance(layer.norm, nn.Identity):
         return layer(block.norm2(tokens))
-    return layer.drop2(lean(layer.fc2, layer.act, layer.drop1(lean(layer.fc1, block.norm2, tokens))))
+    first, second = layer.fc1, layer.fc2
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    return layer.drop2(lean(second, layer.act, layer.drop1(lean(first, block.norm2, tokens))))
 
 
 def lean(layer: nn.Linear, before: nn.Module, tensor: Float[Tensor, "B N _"]) -> Float[Tensor, "B N _"]:

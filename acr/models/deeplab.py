@@ -22,9 +22,11 @@ class Aspp(nn.ModuleList):
     """Atrous spatial pyramid pooling: the sum of 3x3 convolutions of several dilations."""
 
     def __init__(self, channels: int, classes: int, dilations: Sequence[int]) -> None:
-        super().__init__(nn.Conv2d(channels, classes, 3, padding=dilation, dilation=dilation) for dilation in dilations)
-        for layer in self:
+        layers = [nn.Conv2d(channels, classes, 3, padding=dilation, dilation=dilation) for dilation in dilations]
+        super().__init__(layers)
+        for layer in layers:
             nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Float[Tensor, "B D h w"]) -> Float[Tensor, "B K h w"]:

@@ -7,7 +7,7 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Float
-from timm.models import register_model
+from timm.models import FeatureInfo, register_model
 from torch import Tensor, nn
 
 from acr.models.resnet38 import resnet38
@@ -38,6 +38,9 @@ def statistics(backbone: str, normalisation: str) -> tuple[tuple[float, ...], tu
 class Normalise(nn.Module):
     """(image - mean) / std with the statistics as buffers, so that they are saved with the model."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, backbone: str, normalisation: str) -> None:
         super().__init__()
         check_name(backbone, "backbone")
@@ -57,7 +60,8 @@ class Normalise(nn.Module):
     @property
     def fill(self) -> tuple[int, int, int]:
         """The mean colour in 0..255: padding of this colour is (within rounding) zero after normalisation."""
-        return tuple(round(255 * float(value)) for value in self.mean.flatten())
+        red, green, blue = (round(255 * float(value)) for value in self.mean.flatten())
+        return red, green, blue
 
 
 class FeatureBackbone(nn.Module):
@@ -67,7 +71,9 @@ class FeatureBackbone(nn.Module):
         super().__init__()
         self.normalise = Normalise(backbone, normalisation)
         self.network = timm.create_model(backbone, features_only=True, output_stride=stride, **options)
-        self.channels = tuple(self.network.feature_info.channels())
+        levels = self.network.feature_info
+        assert isinstance(levels, FeatureInfo)
+        self.channels = tuple(levels.channels())
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """Feature maps "B c h w" of RGB `images` in [0, 1]."""

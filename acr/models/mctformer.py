@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from acr.models.vit import VitClassifier
@@ -28,8 +27,7 @@ class MctFormer(VitClassifier):
     def __init__(self, backbone: str, classes: int, normalisation: str, **options: Any) -> None:
         super().__init__(backbone, classes, normalisation, **options)
         network = self.network
-        plain = isinstance(network, VisionTransformer) and network.num_prefix_tokens == 1
-        if not plain or network.pos_embed is None or network.no_embed_class:
+        if network.num_prefix_tokens != 1 or network.pos_embed is None or network.no_embed_class:
             raise ValueError(
                 f"backbone is {backbone!r}, whose class token cannot be repeated for class_tokens: per_class; choose a "
                 "plain ViT or DeiT of timm"
@@ -37,9 +35,11 @@ class MctFormer(VitClassifier):
         self.class_tokens = network.num_prefix_tokens = classes
         for name in ("cls_token", "pos_embed"):
             setattr(network, name, nn.Parameter(self._widened(getattr(network, name).detach())))
-        network.head = nn.Conv2d(network.embed_dim, classes, 3, padding=1)
-        nn.init.trunc_normal_(network.head.weight, std=0.02)
-        nn.init.zeros_(network.head.bias)
+        head = nn.Conv2d(network.embed_dim, classes, 3, padding=1)
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        assert head.bias is not None
+        nn.init.zeros_(head.bias)
+        network.add_module("head", head)
 
     def logits(self, tokens: Float[Tensor, "B S D"]) -> Float[Tensor, "B C"]:
         """The mean of each class token."""

@@ -43,14 +43,14 @@ def with_fixed_padding(network: DeepLabV2) -> DeepLabV2:
 
 
 def _fixed(layer: Conv2dSame) -> nn.Conv2d:
-    sides = zip(layer.kernel_size, layer.dilation, strict=True)
+    (height, width), (down, right), (step, side) = layer.kernel_size, layer.dilation, layer.stride
     fixed = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
-        layer.kernel_size,
-        layer.stride,
-        tuple(dilation * (kernel - 1) // 2 for kernel, dilation in sides),
-        layer.dilation,
+        (height, width),
+        (step, side),
+        (down * (height - 1) // 2, right * (width - 1) // 2),
+        (down, right),
         layer.groups,
         bias=layer.bias is not None,
     )

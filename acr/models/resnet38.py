@@ -21,16 +21,18 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.bn_branch2a = nn.BatchNorm2d(inputs)
-        if inputs != outputs or stride > 1:
-            self.conv_branch1 = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-        else:
-            self.conv_branch1 = None
+        fits = inputs == outputs and stride == 1
+        self.conv_branch1 = None if fits else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, values: Float[Tensor, "B i h w"]) -> tuple[Float[Tensor, "B i h w"], Float[Tensor, "B o _ _"]]:
         """The activated input, which both convolutions begin with, and the output."""
         active = _active(self.bn_branch2a, values)
         shortcut = values if self.conv_branch1 is None else self.conv_branch1(active)
         return active, shortcut + self.branch(active)
+
+    def branch(self, active: Float[Tensor, "B i h w"]) -> Float[Tensor, "B o _ _"]:
+        """What the convolutions behind the first activation make of it."""
+        raise NotImplementedError
 
 
 class Block(Residual):

@@ -1,5 +1,6 @@
 """What one forward pass of a vision transformer leaves behind."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -31,7 +32,22 @@ class Trace:
     @property
     def heads(self) -> tuple[Tensor, ...]:
         """The logits "B C" of every head that is trained on the tags."""
-        return (self.logits, self.class_maps.mean(-1)) if self.pooled else (self.logits,)
+        return (self.logits, self.kept_class_maps.mean(-1)) if self.pooled else (self.logits,)
+
+    @property
+    def kept_class_maps(self) -> Tensor:
+        """The class maps of a forward pass that was told to keep them."""
+        assert self.class_maps is not None
+        return self.class_maps
+
+
+def all_kept(attentions: Iterable[Tensor | None]) -> list[Tensor]:
+    """Attentions of a trace that the forward pass was told to keep."""
+    kept = []
+    for attention in attentions:
+        assert attention is not None
+        kept.append(attention)
+    return kept
 
 
 def activation(attention: Float[Tensor, "*B N N"], special: int, class_tokens: int = 1) -> Float[Tensor, "*B P"]:

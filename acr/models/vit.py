@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from acr.models.attention import ATTENTION, Keep, readable, through
+from acr.models.attention import ATTENTION, Keep, attention_layer, readable, through
 from acr.models.features import Normalise
 from acr.models.trace import Trace
 from acr.shapes import Grid
@@ -77,14 +77,16 @@ class VitClassifier(nn.Module):
 
     def class_maps(self, patches: Float[Tensor, "B P D"], grid: Grid) -> Float[Tensor, "B C P"]:
         """What the same layer's weights, without its bias, make of the patch tokens."""
-        return functional.linear(patches, self.network.head.weight).transpose(1, 2)
+        head = self.network.head
+        assert isinstance(head, nn.Linear)
+        return functional.linear(patches, head.weight).transpose(1, 2)
 
     def fitted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pretrained tensors under timm's names as this network needs them: here as they are."""
         return dict(weights)
 
 
-def _transformer(backbone: str, classes: int) -> nn.Module:
+def _transformer(backbone: str, classes: int) -> VisionTransformer:
     """The timm network, with attention that can be read."""
     choose = "choose a ViT or DeiT of timm"
     try:
@@ -93,7 +95,7 @@ def _transformer(backbone: str, classes: int) -> nn.Module:
         raise ValueError(f"backbone is {backbone!r}, which has no class token or only one size of images; {choose}") from None
     if getattr(network, "cls_token", None) is None:
         raise ValueError(f"backbone is {backbone!r}, which has no class token; {choose}")
-    if not all(map(readable, network.blocks)):
+    if not isinstance(network, VisionTransformer) or not all(map(readable, network.blocks)):
         raise ValueError(f"backbone is {backbone!r}, whose blocks do not show their attention; {choose}")
     return network
 
@@ -148,11 +150,11 @@ def vit_stem8_96(pretrained: bool = False, **options: Any) -> VisionTransformer:
     minutes of training that the default data set is given, attention that starts uniform stays so.
     """
     assert not pretrained
-    size = {"img_size": 96, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4, "mlp_ratio": 2.0}
+    size: dict[str, Any] = {"img_size": 96, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4, "mlp_ratio": 2.0}
     known = {key: value for key, value in options.items() if not key.startswith("pretrained_") and key != "cache_dir"}
     network = VisionTransformer(embed_layer=ConvolutionalStem, weight_init="moco", **size, **known)
     with torch.no_grad():
         for block in network.blocks[:2]:
-            queries, keys, _ = block.attn.qkv.weight.chunk(3)
+            queries, keys, _ = attention_layer(block).qkv.weight.chunk(3)
             keys.copy_(queries)
     return network
