@@ -5,7 +5,7 @@ The street, in the direction the data walks; a module imports only from those ab
     consistency -> classifiers -> localisation -> seeds -> layer_sweeps -> costs -> confident_labels -> affinities
         -> pseudo_labels -> segmenters -> submissions -> metrics -> paper -> tables -> figures -> report -> exports
 
-Below it lies the ground, which knows nothing of the pipeline: shapes, files, recipes, reproducing, config, provenance,
-explain, jobs, images, augmentations, pickles, datasets, shards, measures, views, models, processes, crf, devices,
-distributed, training.
+Below it lies the ground, which knows nothing of the pipeline: shapes, files, extensions, recipes, reproducing, config,
+provenance, explain, jobs, images, augmentations, pickles, datasets, shards, measures, views, models, processes, crf,
+devices, distributed, training.
 """
