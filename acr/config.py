@@ -9,31 +9,43 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from acr.recipes import DATASETS, SECTIONS, TRAINED, VIEW_NAMES, WHOLE, Coco14, Execution, Folder, Table, Textures, Voc12
+from acr import extensions
+from acr.recipes import DATASETS, METHOD_NAMES, SECTIONS, TRAINED, VIEW_NAMES, WHOLE, Dataset, Execution, Table
 
 POSITIVE = {
     *("batch_size", "images", "training_steps", "shards", "batch", "processes", "threads", "layers"),
     *("image_size", "crop_size", "stride", "radius", "size"),
     *("train_images", "val_images", "long_side", "crop_scales", "loss_scales", "scales", "dilations"),
 }
+# what is there without extensions; which backbones there are, only timm knows
+OWN = {"VIEWS": VIEW_NAMES, "METHODS": METHOD_NAMES, "DATASETS": tuple(DATASETS), "register_model": ()}
 NOT_EMPTY = {"views", "crop_scales", "scales", "dilations", "rows", "affinity_layers"}
 Recipe = TypeVar("Recipe")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked configuration: the data set it runs on and every recipe of every section."""
+    """A checked configuration: the data set it runs on and every recipe of every section.
+
+    `added` has the file of every name that extensions add, by table.
+    """
 
     dataset: str
-    data: Textures | Voc12 | Coco14 | Folder
+    data: Dataset
     recipes: Mapping[str, Mapping[str, Any]]
     execution: Execution
+    added: Mapping[str, Mapping[str, str]]
 
     def recipe(self, section: str, name: str) -> Any:
         """The recipe `name` of `section`; a ValueError names the nearest one where there is none."""
         if name not in self.recipes[section]:
             raise ValueError(f"{section} has no recipe {name!r}; {nearest(name, self.recipes[section])}")
         return self.recipes[section][name]
+
+    def extensions_of(self, text: str) -> list[str]:
+        """The files of the extensions of which a recipe, in its canonical form, holds a name."""
+        words = set(re.findall(r"[\w-]+", text))
+        return sorted({file for names in self.added.values() for name, file in names.items() if name in words})
 
 
 def check(config: Mapping[str, Any]) -> Plan:
@@ -42,8 +54,9 @@ def check(config: Mapping[str, Any]) -> Plan:
     Raises:
         ValueError: one sentence with the key, the value and the nearest valid one.
     """
-    known = ["dataset", "datasets", *SECTIONS, "execution"]
+    known = ["dataset", "datasets", "extensions", *SECTIONS, "execution"]
     _refuse_unknown("the configuration", config, known)
+    added = _added(_value(tuple[str, ...], config.get("extensions") or [], "extensions"))
     dataset: Any = config.get("dataset")
     datasets = _section(config, "datasets")
     if dataset not in datasets:
@@ -54,12 +67,26 @@ def check(config: Mapping[str, Any]) -> Plan:
         data=_dataset(datasets[dataset], f"datasets.{dataset}"),
         recipes=recipes,
         execution=build(Execution, _section(config, "execution"), "execution"),
+        added=added,
     )
     _check_names(plan)
+    _check_choices(plan)
     _check_references(plan)
     _check_figures(plan)
     _check_shares(plan)
     return _inheriting_from_weights(plan)
+
+
+def _added(files: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """What extensions add to each table, with the file of each name; those whose recipes are needed here are run."""
+    added: dict[str, dict[str, str]] = {table: {} for table in OWN}
+    for file in files:
+        for table, name in extensions.additions(file):
+            if name in (*OWN[table], *added[table]):
+                raise ValueError(f"extension {file} adds {table}[{name!r}], which there is already; choose another name")
+            added[table][name] = file
+    extensions.load(extensions.needed(files))
+    return added
 
 
 def _inheriting_from_weights(plan: Plan) -> Plan:
@@ -127,13 +154,6 @@ def _check_range(key: str, value: Any, where: str) -> None:
             _check_range(key, item, f"{where}[{index}]")
     if key == "device" and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
         raise ValueError(f"{where} is {value!r}, but must be auto, cpu, cuda, or one of several GPUs such as cuda:1")
-    if key == "views":
-        for index, name in enumerate(value):
-            for part in name.split("+"):
-                if part not in VIEW_NAMES:
-                    raise ValueError(
-                        f"{where}[{index}] is {name!r}, and there is no view {part!r}; {nearest(part, VIEW_NAMES)}"
-                    )
 
 
 def _default(kind: type, key: str) -> Any:
@@ -258,6 +278,20 @@ def _check_names(plan: Plan) -> None:
             raise ValueError(
                 f"{where} is 'test', whose masks only VOC's server has; ask for the target voc_test_submission instead"
             )
+
+
+def _check_choices(plan: Plan) -> None:
+    """Refuses views and methods that neither this package nor an extension has."""
+    views, methods = ((*OWN[table], *plan.added[table]) for table in ("VIEWS", "METHODS"))
+    for name, classifier in plan.recipes["classifiers"].items():
+        for index, view in enumerate(classifier.views):
+            for part in view.split("+"):
+                if part not in views:
+                    where = f"classifiers.{name}.views[{index}]"
+                    raise ValueError(f"{where} is {view!r}, and there is no view {part!r}; {nearest(part, views)}")
+    for name, seeds in plan.recipes["seeds"].items():
+        if seeds.method not in methods:
+            raise ValueError(f"seeds.{name}.method is {seeds.method!r}; {nearest(seeds.method, methods)}")
 
 
 def _check_shares(plan: Plan) -> None:

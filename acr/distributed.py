@@ -21,7 +21,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acr import config
+from acr import config, extensions
 from acr.devices import devices_of
 from acr.jobs import append_to_log
 from acr.processes import die_with, main_hidden
@@ -116,7 +116,7 @@ def _spawn(train: Train, devices: list[str], arguments: Mapping[str, Any]) -> No
         port = free.getsockname()[1]
     failures = multiprocessing.get_context("spawn").SimpleQueue()
     with main_hidden():
-        start = (os.getpid(), failures, devices, port, log, train, arguments)
+        start = (os.getpid(), failures, devices, port, log, extensions.loaded(), train, arguments)
         together = multiprocessing.spawn(_process, start, len(devices), join=False)
     try:
         while not together.join():
@@ -144,6 +144,7 @@ def _process(
     devices: list[str],
     port: int,
     log: str | None,
+    files: list[str],
     train: Train,
     arguments: Mapping[str, Any],
 ) -> None:
@@ -157,6 +158,7 @@ def _process(
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=len(devices))
     try:
+        extensions.load(files)
         train(**{**arguments, "execution": {**arguments["execution"], "device": str(device)}})
     except Exception as error:
         # before its connections close and the others fail too

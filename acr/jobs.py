@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from acr import extensions
 from acr.files import PROVENANCE, read_json
 from acr.provenance import source, write_provenance
 
@@ -29,13 +30,14 @@ STORAGE = {
 def job(snakemake: Any) -> Iterator[dict[str, Any]]:
     """Runs the block as the job that snakemake describes and yields what it is made from (`acr.provenance.source`).
 
-    The log is flushed line by line, so that `tail -f` shows where a long job is. Last of all the output `provenance` is
-    written: where it is, everything is. A ValueError, a full or a read-only disk end the process with one sentence; the
-    traceback stays in the log.
+    Extensions that the script can use are run first. The log is flushed line by line, so that `tail -f` shows where a long
+    job is. Last of all the output `provenance` is written: where it is, everything is. A ValueError, a full or a read-only
+    disk end the process with one sentence; the traceback stays in the log.
     """
     log, started = Path(snakemake.log[0]), time.monotonic()
     try:
         start_log(log)
+        extensions.load(extensions.needed(snakemake.config.get("extensions") or ()))
         made_from = source(snakemake.params.get("recipe"), _upstream(snakemake.input), snakemake.params.get("code"))
         yield made_from
         parts = [read_json(part) for part in snakemake.input.get("parts", [])]

@@ -1,7 +1,7 @@
 """Localisation: where a classifier sees a class, as functions of one trace (Sec. 3.3, Eq. 7; Table 5)."""
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -117,17 +117,38 @@ def _token(trace: Trace, classes: Int64[Tensor, "*K"]) -> Int64[Tensor, "*K"]:
     return classes if trace.class_tokens > 1 else torch.zeros_like(classes)
 
 
+class Method(NamedTuple):
+    """A method, and what the trace has to keep of the last `layers` layers of its recipe, which is nothing by itself.
+
+    Args:
+        maps: called with the trace, the classes "K B" and the recipe; gives maps "K B P".
+        attention: whether it reads `Trace.attentions`, averaged over heads.
+        rows: whose rows of the attention, head by head, it asks gradients of: `Trace.rows`.
+        class_maps: whether it reads `Trace.class_maps`.
+    """
+
+    maps: Callable[[Trace, Classes, Seeds], Tensor]
+    attention: bool = False
+    rows: Literal["special", "all"] | None = None
+    class_maps: bool = False
+
+
 METHODS = {
-    "gradient": lambda trace, classes, recipe: gradient_maps(trace, classes, recipe.layers, recipe.rectify),
-    "cam": lambda trace, classes, recipe: cam_maps(trace, classes),
-    "ts_cam": lambda trace, classes, recipe: ts_cam_maps(trace, classes, recipe.layers),
-    "grad_cam": lambda trace, classes, recipe: grad_cam_maps(trace, classes, recipe.layers),
-    "generic": lambda trace, classes, recipe: generic_maps(trace, classes, recipe.layers),
-    "class_attention": lambda trace, classes, recipe: class_attention_maps(trace, classes, recipe.layers),
+    "gradient": Method(
+        lambda trace, classes, recipe: gradient_maps(trace, classes, count_of_layers(recipe), recipe.rectify), rows="special"
+    ),
+    "cam": Method(lambda trace, classes, recipe: cam_maps(trace, classes), class_maps=True),
+    "ts_cam": Method(
+        lambda trace, classes, recipe: ts_cam_maps(trace, classes, count_of_layers(recipe)), attention=True, class_maps=True
+    ),
+    "grad_cam": Method(lambda trace, classes, recipe: grad_cam_maps(trace, classes, count_of_layers(recipe)), rows="special"),
+    "generic": Method(lambda trace, classes, recipe: generic_maps(trace, classes, count_of_layers(recipe)), rows="all"),
+    "class_attention": Method(
+        lambda trace, classes, recipe: class_attention_maps(trace, classes, count_of_layers(recipe)),
+        attention=True,
+        class_maps=True,
+    ),
 }
-DIFFERENTIATED = {"gradient", "grad_cam", "generic"}
-READING = {"ts_cam", "class_attention"}  # the attention of the last layers
-OF_PATCHES = {"cam", *READING}
 
 
 def count_of_layers(recipe: Seeds) -> int:
@@ -146,10 +167,11 @@ def kept(recipe: Seeds, depth: int) -> Keep:
     """What the trace of a network with `depth` layers has to keep for the maps of a recipe and their refinement."""
     layers = count_of_layers(recipe)
     refining = [layer % depth for layer in refining_layers(recipe)] if recipe.refine else []
-    reading = range(depth - layers, depth) if recipe.method in READING else ()
+    method = METHODS[recipe.method]
+    reading = range(depth - layers, depth) if method.attention else ()
     return Keep(
         attention=tuple({*refining, *reading}),
-        layers=layers if recipe.method in DIFFERENTIATED else 0,
-        all_rows=recipe.method == "generic",
-        class_maps=recipe.method in OF_PATCHES,
+        layers=layers if method.rows else 0,
+        all_rows=method.rows == "all",
+        class_maps=method.class_maps,
     )

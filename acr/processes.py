@@ -11,6 +11,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from acr import extensions
+
 AHEAD = 2  # results per process that may wait to be fetched
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 Result = TypeVar("Result")
@@ -27,7 +29,8 @@ def in_processes(function: Callable[..., Result], tasks: Iterable[tuple[Any, ...
         return
     # spawned: a process forked after torch has started its threads may hang
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=die_with, initargs=(os.getpid(),))
+    start = (os.getpid(), extensions.defining(function))
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin, initargs=start)
     with main_hidden(), pool:
         waiting: deque[Future[Result]] = deque()
         for task in tasks:
@@ -36,6 +39,12 @@ def in_processes(function: Callable[..., Result], tasks: Iterable[tuple[Any, ...
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _begin(parent: int, files: list[str]) -> None:
+    """What a process does first: only by the names of its module does it find the function of an extension."""
+    die_with(parent)
+    extensions.load(files)
 
 
 def die_with(parent: int) -> None:

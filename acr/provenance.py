@@ -18,16 +18,23 @@ PACKAGE = Path(__file__).parent
 LIBRARIES = ("acr", "torch", "timm", "numpy", "opencv-python-headless", "pydensecrf2")
 
 
-def fingerprint(script: str | Path, idle: Collection[str] = ()) -> str:
+def fingerprint(script: str | Path, idle: Collection[str] = (), extensions: Iterable[str | Path] = ()) -> str:
     """The name of a script and a digest of it, of the modules of this package that it imports, and of all that these import.
 
+    The `extensions` that it runs count as the script does.
+
     Comments, docstrings and layout do not count: an edit of them changes no result. Nor do `idle` modules, which are
-    imported and never run, and what only they import.
+    imported and never run, and what only they import; but for those that an extension imports itself.
     """
-    code = hashlib.sha256(_source(Path(script))[0].encode())
-    for module in sorted(_closure(_source(Path(script))[1], idle)):
+    first, *others = (Path(file) for file in (script, *extensions))
+    code = hashlib.sha256(_source(first)[0].encode())
+    for file in others:
+        code.update(f"{file.name}\0{_source(file)[0]}\0".encode())
+    used = {module for file in others for module in _source(file)[1]}
+    for module in sorted(_closure({*_source(first)[1], *used}, set(idle) - used)):
         code.update(f"{module}\0{_source(_file(module))[0]}\0".encode())
-    return f"code of {Path(script).name}: {code.hexdigest()[:16]}"
+    names = " with ".join([first.name, *[", ".join(file.name for file in others)] * bool(others)])
+    return f"code of {names}: {code.hexdigest()[:16]}"
 
 
 def _closure(modules: Iterable[str], idle: Collection[str]) -> set[str]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 Normalisation = Literal["native", "imagenet", "half"]
 OnUnreadable = Literal["skip", "fail"]  # what a photograph that cannot be read does: it is left out, or it ends the run
 VIEW_NAMES = ("identity", "hflip", "vflip", "transpose", "rot90", "rot180", "rot270", "grey", "rotation", "resize", "hide")
+METHOD_NAMES = ("gradient", "cam", "ts_cam", "grad_cam", "generic", "class_attention")
 PHOTOGRAPHS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # suffixes in a folder of one's own
 TRAINED = ("classifiers", "affinities", "segmenters")
 WHOLE = "all"  # the split of every photograph of a folder, whatever is known of it
@@ -30,11 +31,14 @@ def published(default: Any, *, official: Any, source: str | Mapping[str, str], *
     return field(default=default, metadata={"official": official, "source": source, **paper})
 
 
+@dataclass(frozen=True)
 class Dataset:
-    """What planning and tables ask of a data set's recipe."""
+    """What planning and tables ask of a data set's recipe, which narrows its `kind` and adds its `root`."""
 
-    train: str
-    val: str
+    kind: str = ""
+    train: str = "train"
+    val: str = "val"
+    on_unreadable: OnUnreadable = "skip"
 
     @property
     def ground_truth(self) -> str:
@@ -58,13 +62,10 @@ class Textures(Dataset):
 
     kind: Literal["textures"] = "textures"
     root: str = "data/textures"
-    train: str = "train"
-    val: str = "val"
     train_images: int = 800
     val_images: int = 200
     size: int = 96  # pixels a side
     random_state: int = 0
-    on_unreadable: OnUnreadable = "skip"
 
     @property
     def ground_truth(self) -> str:
@@ -81,9 +82,7 @@ class Voc12(Dataset):
     kind: Literal["voc12"] = "voc12"
     root: str = "data/VOCdevkit"
     train: str = "train_aug"
-    val: str = "val"
     masks: Literal["SegmentationClass", "SegmentationClassAug"] = "SegmentationClass"
-    on_unreadable: OnUnreadable = "skip"
 
     @property
     def ground_truth(self) -> str:
@@ -100,10 +99,7 @@ class Coco14(Dataset):
 
     kind: Literal["coco14"] = "coco14"
     root: str = "data/coco14"
-    train: str = "train"
-    val: str = "val"
     crowd: Literal["void", "class"] = "void"  # what the pixels of a crowd are in the masks
-    on_unreadable: OnUnreadable = "skip"
 
     @property
     def ground_truth(self) -> str:
@@ -128,9 +124,6 @@ class Folder(Dataset):
     masks: str | None = None  # folder of PNGs named as the photographs: class number from 1, 0 background, 255 void
     splits: str | None = None  # table image,split with the names below; null: drawn
     val_share: float = 0.2  # of the photographs, where no table says which are val
-    train: str = "train"
-    val: str = "val"
-    on_unreadable: OnUnreadable = "skip"
 
     @property
     def ground_truth(self) -> str:
@@ -265,7 +258,7 @@ class Seeds:
     """Localisation maps of a classifier: Eq. 7, and Eq. 8 where `refine`; or another method of Table 5."""
 
     classifier: str = upstream("classifiers")
-    method: Literal["gradient", "cam", "ts_cam", "grad_cam", "generic", "class_attention"] = "gradient"
+    method: str = "gradient"  # acr.localisation.METHODS names them
     # pixels a side of a square with the area the photograph is resized to
     image_size: int = published(384, official=384, source="infer_cam.py")
     aspect: Literal["keep", "square"] = published("keep", official="square", source="infer_cam.py squashes to 384 x 384")

@@ -59,7 +59,7 @@ def localise(
         recipe: what to compute.
     """
     trace = traced(model, images, recipe)
-    maps = METHODS[recipe.method](trace, of_trace(classes, trace), recipe)
+    maps = METHODS[recipe.method].maps(trace, of_trace(classes, trace), recipe)
     if recipe.refine:
         maps = PRODUCTS[recipe.product](maps, mean_affinity(trace, refining_layers(recipe), recipe.affinity_power))
     return normalise(mirrored_back(maps, trace, recipe))

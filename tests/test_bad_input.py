@@ -518,7 +518,7 @@ def test_the_table_has_at_least_forty_rows_of_different_names() -> None:
 
 def call(folder: Path, function: Callable[..., object], /, **given: object) -> object:
     """What a process ends with that calls a function as a job: a text is printed, and the exit status 1."""
-    stand_in = SimpleNamespace(log=[str(folder / "log")], params={}, input={})
+    stand_in = SimpleNamespace(log=[str(folder / "log")], params={}, input={}, config={})
     with pytest.raises(SystemExit) as ended, run_as(stand_in):
         function(**given)
     return ended.value.code

@@ -1,12 +1,14 @@
 """Equations 1 and 2 by hand."""
 
+import re
+
 import pytest
 import torch
 
-from acr.consistency import attention_consistency, view_consistency
+from acr.consistency import all_pairs_consistency, attention_consistency, view_consistency
 from acr.models.trace import Trace
 from acr.shapes import Grid
-from acr.views import HFLIP, IDENTITY, View
+from acr.views import HFLIP, IDENTITY, ROT90, View, hide, resize
 
 ONE = torch.tensor([[[0.2, 0.3, 0.5], [0.1, 0.6, 0.3], [0.4, 0.4, 0.2]]], dtype=torch.float64)
 TWO = torch.tensor([[[0.2, 0.4, 0.4], [0.9, 0.1, 0.0], [0.0, 0.4, 0.6]]], dtype=torch.float64)
@@ -69,3 +71,60 @@ def test_both_views_receive_gradients() -> None:
     (terms.activation + terms.affinity).backward()
     assert torch.equal(one.grad, -two.grad)
     assert one.grad.abs().sum() > 0
+
+
+# ---- attentions of any transformer ---------------------------------------------------------------------------------------
+
+
+def random_attention(grid: Grid, special: int, state: int) -> torch.Tensor:
+    """Attention "1 A N N" of three heads in double precision."""
+    tokens = special + grid.patches
+    noise = torch.randn(1, 3, tokens, tokens, generator=torch.Generator().manual_seed(state), dtype=torch.float64)
+    return noise.softmax(-1)
+
+
+def seen_in(view: View, attention: torch.Tensor, grid: Grid, special: int) -> torch.Tensor:
+    """The attention of a network without positions for the view of an image: its patches, listed in another order."""
+    patches = special + view.forward(torch.arange(grid.patches).view(*grid)).flatten()
+    order = torch.cat([torch.arange(special), patches])
+    return attention[..., order, :][..., order]
+
+
+@pytest.mark.parametrize("special", [1, 2, 5])
+@pytest.mark.parametrize("view", [HFLIP, ROT90], ids=lambda view: view.name)
+def test_attentions_head_by_head_agree_with_those_of_the_view(view: View, special: int) -> None:
+    grid = Grid(2, 3)
+    own = [random_attention(grid, special, state) for state in range(2)]
+    viewed = [seen_in(view, each, grid, special) for each in own]
+    terms = all_pairs_consistency(own, viewed, view, (2, 3), special)
+    assert [term.item() for term in terms] == [0, 0]
+    assert min(all_pairs_consistency(own, own, HFLIP, (2, 3), special)) > 0.01
+
+
+def test_heads_are_averaged_before_they_are_compared() -> None:
+    """Two heads that swap their attentions differ in nothing."""
+    heads = torch.cat([ONE, TWO])[None]
+    assert [term.item() for term in all_pairs_consistency([heads], [heads.flip(1)], IDENTITY, (1, 2))] == [0, 0]
+    once, twice = (all_pairs_consistency([each], [each.flip(-1)], IDENTITY, (1, 2)) for each in (heads, heads.mean(1)))
+    assert torch.equal(torch.stack(once), torch.stack(twice))
+    assert once.activation == pytest.approx(float((heads.mean(1) - heads.mean(1).flip(-1))[0, 0, 1:].abs().mean()))
+
+
+def test_what_a_view_hides_is_left_out_of_any_attention() -> None:
+    shown = hide(torch.tensor([[True, False]]))
+    terms = all_pairs_consistency([ONE[:, None]], [TWO[:, None]], shown, (1, 2))
+    assert float(terms.activation) == pytest.approx(0.1, abs=1e-12)
+    assert float(terms.affinity) == pytest.approx(0.5, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("view", "grid", "special", "message"),
+    [
+        (HFLIP, (1, 3), 1, "attentions[0] is 3 x 3, which are not 1 special tokens and 1 x 3 patches; see to grid and special"),
+        (HFLIP, (1, 2), 0, "attentions[0] is 3 x 3, which are not 0 special tokens and 1 x 2 patches; see to grid and special"),
+        (resize(Grid(1, 1), Grid(1, 2)), (1, 2), 1, "viewed[0] is 3 x 3, which are not 1 special tokens and 1 x 1 patches; "),
+    ],
+)
+def test_a_wrong_number_of_tokens_is_one_sentence(view: View, grid: tuple[int, int], special: int, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        all_pairs_consistency([ONE], [ONE], view, grid, special)

@@ -58,7 +58,8 @@ class Named(list):
 def task(folder: Path, inputs: dict | None = None, outputs: dict | None = None, **params: str) -> SimpleNamespace:
     """What snakemake tells a script, of a job that writes its provenance into `folder`."""
     output = Named(**(outputs or {}), provenance=str(folder / "a.provenance.json"))
-    return SimpleNamespace(log=[str(folder / "logs" / "a.log")], input=Named(**(inputs or {})), output=output, params=params)
+    log = [str(folder / "logs" / "a.log")]
+    return SimpleNamespace(log=log, input=Named(**(inputs or {})), output=output, params=params, config={})
 
 
 def run(folder: Path, function: Callable[[], object], **described: object) -> dict:

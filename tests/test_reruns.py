@@ -50,6 +50,7 @@ VALUES = {
     "classifiers.views": ["vflip"],
     "classifiers.standardisation_epsilon": 1e-5,
     "seeds.classifier": "untrained",
+    "seeds.method": "cam",
     "seeds.affinity_layers": [0],
     "seeds.scales": [0.5],
     "layer_sweeps.seeds": "acr",

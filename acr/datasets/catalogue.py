@@ -26,7 +26,7 @@ from acr.datasets.base import (
 )
 from acr.datasets.published import published
 from acr.files import read_json, write_json, write_resumably
-from acr.recipes import Execution, Textures
+from acr.recipes import Dataset, Execution, Textures
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def fetch_dataset(*, recipe: str, execution: Mapping[str, Any], manifest: str | 
         ValueError: the root exists without a folder that it must hold, or an archive cannot be had.
     """
     data, how = config.load_dataset(recipe), config.build(Execution, execution, "execution")
-    write_json(manifest, {"kind": data.kind, "root": data.root, **_KINDS[data.kind].fetch(data, how.mirrors)})
+    write_json(manifest, {"kind": data.kind, "root": data.root, **_kind(data).fetch(data, how.mirrors)})
 
 
 def draw_shard(*, recipe: str, shard: str, output: str | Path, made_from: Mapping[str, Any]) -> None:
@@ -94,7 +94,7 @@ def draw_shard(*, recipe: str, shard: str, output: str | Path, made_from: Mappin
     """
     data = config.load_dataset(recipe)
     places = places_of(shard)
-    drawers = list(islice(_KINDS[data.kind].to_draw(data), places.start, None, places.step))
+    drawers = list(islice(_kind(data).to_draw(data), places.start, None, places.step))
     write_resumably(output, made_from, [name for name, _ in drawers], lambda first: (draw() for _, draw in drawers[first:]))
 
 
@@ -119,7 +119,7 @@ def write_splits(
             written then.
     """
     data, how = config.load_dataset(recipe), config.build(Execution, execution, "execution")
-    kind, unpacked = _KINDS[data.kind], read_json(manifest).get("archives", {})
+    kind, unpacked = _kind(data), read_json(manifest).get("archives", {})
     listed, skipped = kind.read(data, Path(drawn) if drawn else None)
     check_classes(listed[0].classes, f"data set {data.root}")
     if data.train != data.val:
@@ -153,7 +153,7 @@ def write_test_split(*, recipe: str, execution: Mapping[str, Any], output: str |
     whole = voc12.fetch_test(data, how.mirrors)
     split = voc12.read_test(data)
     check_split(split)
-    check_count(split, _KINDS["voc12"].images["test"], whole)
+    check_count(split, KINDS["voc12"].images["test"], whole)
     _report(check_files([split], how.workers)[1], fatal=True, way_out="replace it, for the server wants a mask of each")
     write_split(output, split)
 
@@ -192,14 +192,22 @@ def _texture(root: Path, image_id: str, labels: str) -> Record:
     return Record(image_id, root / "images" / f"{image_id}.png", root / "masks" / f"{image_id}.png", tuple(labels.split()))
 
 
-class _Kind(NamedTuple):
-    """What each kind of data set has to offer; the recipe says whether its masks have to be drawn."""
+class Kind(NamedTuple):
+    """What each kind of data set has to offer; the recipe says whether its masks have to be drawn.
+
+    Args:
+        fetch: makes the data of a recipe be there, from mirrors if need be; what it returns is kept in the manifest.
+        read: the splits of a recipe, and photographs that were left out; it is given the folder of masks that were drawn.
+        to_draw: the name of every mask to be drawn, and what draws it.
+        images: the published number of them in each split.
+        main: the archive without which nothing is whole.
+    """
 
     fetch: Callable[[Any, Sequence[str]], dict[str, Any]]
     read: Callable[[Any, Path | None], tuple[list[Split], list[Skipped]]]
     to_draw: Callable[[Any], Iterable[tuple[str, Callable[[], np.ndarray]]]] = lambda data: ()
-    images: Mapping[str, int] = {}  # published of each split
-    main: str = ""  # the archive without which nothing is whole
+    images: Mapping[str, int] = {}
+    main: str = ""
 
 
 def _published(kind: str, main: str) -> dict[str, Any]:
@@ -207,9 +215,15 @@ def _published(kind: str, main: str) -> dict[str, Any]:
     return {"images": content.images, "main": content.archives[main].name}
 
 
-_KINDS = {
-    "textures": _Kind(_fetch_textures, _read_textures),
-    "voc12": _Kind(voc12.fetch, voc12.read, voc12.to_draw, **_published("voc12", "trainval")),
-    "coco14": _Kind(coco14.fetch, coco14.read, coco14.to_draw, **_published("coco14", "annotations")),
-    "folder": _Kind(folder.fetch, folder.read),
+KINDS = {
+    "textures": Kind(_fetch_textures, _read_textures),
+    "voc12": Kind(voc12.fetch, voc12.read, voc12.to_draw, **_published("voc12", "trainval")),
+    "coco14": Kind(coco14.fetch, coco14.read, coco14.to_draw, **_published("coco14", "annotations")),
+    "folder": Kind(folder.fetch, folder.read),
 }
+
+
+def _kind(data: Dataset) -> Kind:
+    if data.kind not in KINDS:
+        raise ValueError(f"the kind of data set {data.kind!r} has a recipe and no reader; assign KINDS[{data.kind!r}] as well")
+    return KINDS[data.kind]

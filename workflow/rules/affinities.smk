@@ -78,7 +78,7 @@ rule affinity:
         runtime=growing(720),
     params:
         recipe=recipe("affinities"),
-        code=code("train_affinity.py"),
+        code=code("train_affinity.py", recipe("affinities")),
         folder=subpath(output.model, parent=True),
     script:
         "../scripts/train_affinity.py"

@@ -25,7 +25,7 @@ rule classifier:
         runtime=growing(1440),
     params:
         recipe=recipe("classifiers"),
-        code=code("train_classifier.py"),
+        code=code("train_classifier.py", recipe("classifiers")),
         folder=subpath(output.model, parent=True),
     script:
         "../scripts/train_classifier.py"

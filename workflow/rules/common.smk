@@ -67,13 +67,21 @@ def recipe(section, *keys):
     return text
 
 
-def code(script):
+def code(script, made_of=None):
     """What a script can compute: it changes with the code that the script reaches, not with dates or comments.
 
-    Code of other kinds of data sets is reached and never run.
+    Code of other kinds of data sets is reached and never run. Of extensions those count whose names are in what `made_of`,
+    a params function, gives: the canonical recipe of a job that looks up views, methods, data sets or backbones.
     """
+    path = Path(workflow.basedir) / "scripts" / script
     others = [f"acr.datasets.{kind}" for kind in DATASETS if kind != PLAN.data.kind]
-    return fingerprint(Path(workflow.basedir) / "scripts" / script, others)
+    if made_of is None:
+        return fingerprint(path, others)
+
+    def with_extensions(wildcards):
+        return fingerprint(path, others, PLAN.extensions_of(made_of(wildcards)))
+
+    return with_extensions
 
 
 # Snakemake compares files of up to a megabyte by their bytes and larger ones by their dates. So what is compared is the
@@ -81,6 +89,11 @@ def code(script):
 # files themselves only have to exist (ancient).
 SPLITS_MADE = "results/{dataset}/splits/provenance.json"
 TEST_MADE = "results/{dataset}/splits/test.provenance.json"  # of VOC's test, which is no split of the recipe
+
+
+def data_recipe(wildcards):
+    """All that decides a data set."""
+    return canonical(PLAN.data)
 
 
 def upstream(section, key, path):

@@ -11,8 +11,8 @@ rule dataset:
     conda:
         "../../environment.yml"
     params:
-        recipe=canonical(PLAN.data),
-        code=code("fetch_dataset.py"),
+        recipe=data_recipe,
+        code=code("fetch_dataset.py", data_recipe),
         seen=data_seen,
     script:
         "../scripts/fetch_dataset.py"
@@ -34,8 +34,8 @@ rule true_mask_shard:
         mem_mb=growing(4000),
         runtime=growing(120),
     params:
-        recipe=canonical(PLAN.data),
-        code=code("draw_true_masks.py"),
+        recipe=data_recipe,
+        code=code("draw_true_masks.py", data_recipe),
     script:
         "../scripts/draw_true_masks.py"
 
@@ -55,7 +55,7 @@ rule true_masks:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        recipe=canonical(PLAN.data),
+        recipe=data_recipe,
         code=code("merge_true_masks.py"),
         folder=subpath(output.provenance, parent=True),
     script:
@@ -77,8 +77,8 @@ rule splits:
     conda:
         "../../environment.yml"
     params:
-        recipe=canonical(PLAN.data),
-        code=code("write_splits.py"),
+        recipe=data_recipe,
+        code=code("write_splits.py", data_recipe),
         seen=data_seen,
         drawn=f"results/{PLAN.dataset}/true_masks" if PLAN.data.masks_drawn else None,
         folder=subpath(output.classes, parent=True),

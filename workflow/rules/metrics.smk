@@ -22,7 +22,7 @@ rule measure_classifier:
         runtime=growing(240),
     params:
         recipe=recipe("classifiers"),
-        code=code("measure_classifier.py"),
+        code=code("measure_classifier.py", recipe("classifiers")),
     script:
         "../scripts/measure_classifier.py"
 
@@ -91,7 +91,7 @@ rule measure_cost:
         runtime=growing(60),
     params:
         recipe=cost_recipe,
-        code=code("measure_cost.py"),
+        code=code("measure_cost.py", cost_recipe),
     script:
         "../scripts/measure_cost.py"
 

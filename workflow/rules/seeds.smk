@@ -24,7 +24,7 @@ rule seed_shard:
         runtime=growing(240),
     params:
         recipe=recipe("seeds"),
-        code=code("make_seeds.py"),
+        code=code("make_seeds.py", recipe("seeds")),
     script:
         "../scripts/make_seeds.py"
 

@@ -26,7 +26,7 @@ rule segmenter:
         runtime=growing(2880),
     params:
         recipe=recipe("segmenters"),
-        code=code("train_segmenter.py"),
+        code=code("train_segmenter.py", recipe("segmenters")),
         masks=subpath(input.masks, parent=True),
         folder=subpath(output.model, parent=True),
     script:

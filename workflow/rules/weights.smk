@@ -14,7 +14,7 @@ rule weights:
         "../../environment.yml"
     params:
         recipe=recipe("weights"),
-        code=code("fetch_weights.py"),
+        code=code("fetch_weights.py", recipe("weights")),
         seen=weights_seen,
     script:
         "../scripts/fetch_weights.py"
