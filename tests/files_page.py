@@ -35,7 +35,7 @@ class Listed:
     """One line of a table of files."""
 
     pattern: str  # from the folder of the run
-    marked: bool  # as not made by every configuration
+    marked: bool  # as none of the default configuration's
     names: tuple[Name, ...]
     arrays: tuple[tuple[str, ...], ...]  # dtype, shape, and the bounds of its values where they are given
     rule: str
