@@ -35,7 +35,7 @@ rule report:
         sweeps=measured("layer_sweeps", sorted(PLAN.recipes["layer_sweeps"])),
         tables=made("tables", "results/{dataset}/tables/{name}.md"),
     output:
-        report=RESULTS / "report.html",
+        report=report(RESULTS / "report.html", category="results"),
         summary=RESULTS / "summary.txt",
         provenance=RESULTS / "report.provenance.json",
     log:

@@ -5,7 +5,7 @@ rule table:
     input:
         metrics=metrics_of_table,
     output:
-        csv="results/{dataset}/tables/{recipe}.csv",
+        csv=report("results/{dataset}/tables/{recipe}.csv", category="tables"),
         markdown="results/{dataset}/tables/{recipe}.md",
         provenance="results/{dataset}/tables/{recipe}.provenance.json",
     log:
