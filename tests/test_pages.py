@@ -56,7 +56,7 @@ def run_on_micro(command: Command, run: Path, folder: Path) -> None:
     """A command of the package, on the micro run in place of any other and on stand-ins for what the reader has."""
     for name in ("results", "data"):
         (folder / name).symlink_to(run / name)
-    arguments = [re.sub(r"^results/\w+", "results/micro", word) for word in command.words[3:]]
+    arguments = [re.sub(r"^results/\w+", "results/micro", PLACEHOLDERS.get(word, word)) for word in command.words[3:]]
     for before, word in pairwise(arguments):
         kinds = [kind for kind in STAND_INS if word.endswith(kind)]
         if kinds and before not in ("-o", "--output") and not (folder / word).exists():
@@ -80,6 +80,7 @@ def _photographs(path: Path, command: Command) -> None:
     _photograph(path / "a.jpg", command)
 
 
+PLACEHOLDERS = {"PATH": "results/micro/report.html"}
 STAND_INS: dict[str, Callable[[Path, Command], None]] = {
     ".npy": _labels,
     ".jpg": _photograph,
