@@ -16,7 +16,7 @@ from acr.datasets.base import read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.models.weights import save_model
 from acr.recipes import Classifier, Textures
-from tests.running import snakemake
+from tests.running import ABLATIONS, MICRO, MICRO_ABLATIONS, snakemake
 
 
 @pytest.fixture
@@ -56,6 +56,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "report: results/micro/report.html" in finished.stdout + finished.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def ablated(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`results/micro` of a copy of the micro run to which tables and figures of the paper were added; nobody changes it."""
+    folder = tmp_path_factory.mktemp("ablated")
+    shutil.copytree(run, folder, dirs_exist_ok=True)
+    made = snakemake(folder, "--", *ABLATIONS, config=[MICRO, MICRO_ABLATIONS])
+    assert made.returncode == 0, made.stdout + made.stderr
+    return folder / "results" / "micro"
 
 
 @pytest.fixture(scope="session")

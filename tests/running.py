@@ -11,6 +11,8 @@ from acr.files import PROVENANCE, UNFINISHED
 
 ROOT = Path(__file__).parent.parent
 MICRO = ROOT / "tests" / "data" / "micro.yaml"
+MICRO_ABLATIONS = MICRO.with_name("micro-ablations.yaml")  # laid over it, with these targets
+ABLATIONS = ("table_4", "table_5", "table_6", "table_9", "table_10", "figure_8")
 # one thread a job, two jobs at a time: the number of threads changes the order of sums, and with it the last bits
 SETTINGS = ("--cores", "2", "--max-threads", "1")
 

@@ -1,7 +1,6 @@
 """Tables and figures as targets of their own, over a finished run: what they share is made once."""
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +8,13 @@ import pandas as pd
 import pytest
 
 from acr.files import Arrays, read_json
-from tests.running import MICRO, ROOT, dry_run, plans, snakemake
+from tests.running import ABLATIONS, MICRO, MICRO_ABLATIONS, ROOT, dry_run, plans
 
 pytestmark = pytest.mark.slow
-OVERLAY = MICRO.with_name("micro-ablations.yaml")
-TARGETS = ("table_4", "table_5", "table_6", "table_9", "table_10", "figure_8")
-
-
-@pytest.fixture(scope="module")
-def ablated(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ablated")
-    shutil.copytree(run, folder, dirs_exist_ok=True)
-    made = snakemake(folder, "--", *TARGETS, config=[MICRO, OVERLAY])
-    assert made.returncode == 0, made.stdout + made.stderr
-    return folder / "results" / "micro"
 
 
 def test_only_what_is_new_is_made(run: Path) -> None:
-    (answer,) = plans([dry_run(run, "--", *TARGETS, config=[MICRO, OVERLAY])])
+    (answer,) = plans([dry_run(run, "--", *ABLATIONS, config=[MICRO, MICRO_ABLATIONS])])
     counts = dict(re.findall(r"^(\w+) +(\d+)$", answer["output"], re.MULTILINE))
     assert counts["classifier"] == "2"
     assert (counts["seeds"], counts["measure_seeds"], counts["layer_sweep_shard"]) == ("3", "3", "1")

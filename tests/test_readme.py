@@ -1,4 +1,4 @@
-"""What the README tells people to type and open is there."""
+"""What the README shows first, its tree and its presets; tests/test_pages.py types its commands and follows its links."""
 
 import re
 from pathlib import Path
@@ -7,17 +7,12 @@ import pytest
 import yaml
 
 from acr import config
+from tests.pages import merged
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = dict(re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
 COMMANDS = re.findall(r"^ {4}(\S.*)$", README, re.MULTILINE)
-
-
-def merged(base: dict, over: dict) -> dict:
-    """`over` laid over `base`, as snakemake merges config files."""
-    both = {k: merged(base[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
-    return {**base, **over, **both}
 
 
 def tree() -> list[str]:
@@ -33,22 +28,6 @@ def tree() -> list[str]:
 def test_the_first_screen_has_the_two_commands():
     assert COMMANDS[:2] == ["make run", "make test"]
     assert "CVPR 2023" in README.split("make run")[0]
-
-
-def test_targets_exist():
-    makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"\bmake ([a-z]+)`", README)) | {"run", "test"}
-    assert targets == {"run", "test", "lint", "bench"}
-    for target in targets:
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-
-
-def test_files_exist():
-    linked = re.findall(r"\]\((?!http)([^)]+)\)", README)
-    given = [word for command in COMMANDS for word in command.split() if re.match(r"(config/|environment|constraints)", word)]
-    assert "config/voc12-small.yaml" in given
-    for path in [*linked, *given, ".ci/run", "CITATION.cff", "LICENSE"]:
-        assert (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize("path", [path for path in tree() if path != "results/"])
@@ -76,15 +55,5 @@ def test_the_walk_through_ones_own_data_fits_its_preset():
     assert re.search(r"^ {4}snakemake --cores all --configfile config/folder.yaml mine.yaml$", walk, re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", [*ROOT.glob("docs/*.md"), ROOT / "config" / "README.md"], ids=lambda page: page.name)
-def test_what_the_pages_link_to_exists(page):
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
-        assert (page.parent / path).exists(), path
-
-
 def test_measured_numbers_have_their_place():
     assert README.count("<!-- results -->") == README.count("<!-- /results -->") == 1
-
-
-def test_no_path_of_a_machine():
-    assert not re.search(r"(/root|/home|/work|/tmp)/", README)

@@ -14,6 +14,7 @@ from acr.datasets.base import read_skipped, read_split
 from acr.files import read_json
 from acr.images import palette, read_mask
 from tests import small_archives
+from tests.files_page import faults
 from tests.odd import LABELS, scene
 from tests.running import MICRO, ROOT, snakemake
 from tests.server import Server
@@ -36,10 +37,11 @@ def _configuration(path: Path, data: dict, **execution: object) -> list[Path]:
 
 
 def _run(folder: Path, data: dict, *options: str, checkout: Path = ROOT, **execution: object) -> Path:
-    """The finished results."""
+    """The finished results, of which every file is as docs/files.md says."""
     config = _configuration(folder / "config.yaml", data, **execution)
     finished = snakemake(folder, *options, config=config, checkout=checkout)
     assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert faults(folder) == []
     return folder / "results" / "micro"
 
 
