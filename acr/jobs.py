@@ -24,6 +24,7 @@ STORAGE = {
     errno.EACCES: "make the folder writable",
     errno.EPERM: "make the folder writable",
 }
+LAST = 5  # lines of a log that a failed job shows
 
 
 @contextmanager
@@ -46,10 +47,9 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
             snakemake.output.provenance, {**made_from, "code": _code(made_from, parts)}, outputs, _cost(started, parts)
         )
     except Exception as error:
+        lines = last_lines(log)
         logging.error("%s", traceback.format_exc())
-        if sentence := _sentence(error):
-            sys.exit(f"error: {sentence} (log: {log})")
-        raise
+        sys.exit("\n".join([*lines, f"error: {_sentence(error) or _fault(error)} (log: {log})"]))
     except BaseException as error:
         logging.error("ended by %r", error)
         raise
@@ -109,11 +109,28 @@ def _peak_memory() -> int:
     return round(max(resource.getrusage(who).ru_maxrss for who in whose) / unit)
 
 
+def last_lines(log: Path) -> list[str]:
+    """What a log ends with, indented under its name; nothing where the job had not said anything yet."""
+    said = log.read_text(errors="replace").splitlines()[1:] if log.is_file() else []  # the first says that it starts
+    return [f"the log {log} ends with:", *(f"    {line}" for line in said[-LAST:])] if said else []
+
+
+def _fault(error: Exception) -> str:
+    """What to say of an error that is nobody's to mend but ours: what it is, and where in this package it came up."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(Path(__file__).parent)] or frames
+    place = f"{Path(own[-1].filename).name}, line {own[-1].lineno}"
+    return f"unexpected {type(error).__name__} in {place}: {error}; the traceback is in the log"
+
+
 def _sentence(error: BaseException | None) -> str | None:
     """What to tell the user of an error that is theirs to mend; None of any other."""
     if isinstance(error, ValueError) and str(error).strip():
         # a worker process hands its error over as a traceback, which ends with the kind of error and the sentence
         return re.sub(r"^[\w.]+Error: ", "", str(error).strip().splitlines()[-1])
+    if isinstance(error, RuntimeError) and "out of memory" in str(error):
+        advice = "lower training.batch_size, image_size or crop_size of the recipe, or execution.batch"
+        return f"{str(error).splitlines()[0].rstrip('.')}; {advice}"
     while error is not None:
         if isinstance(error, OSError) and error.errno in STORAGE:
             where = f"{error.filename} cannot be written" if error.filename else "a file cannot be written"
