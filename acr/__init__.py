@@ -7,6 +7,6 @@ The street, in the direction the data walks; a module imports only from those ab
         -> attention_figures -> report -> exports -> inference
 
 Below it lies the ground, which knows nothing of the pipeline: shapes, progress, files, extensions, recipes, reproducing,
-config, provenance, explain, jobs, images, overlays, pages, augmentations, pickles, datasets, shards, measures, views, models,
-processes, crf, devices, distributed, training.
+config, provenance, explain, jobs, images, overlays, hypertext, augmentations, pickles, datasets, shards, measures, views,
+models, processes, crf, devices, distributed, training.
 """

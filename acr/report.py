@@ -28,9 +28,7 @@ from acr.figures import (
 )
 from acr.files import atomic, read_json
 from acr.findings import STAGES, Metrics, answer, costs, findings, headline, left_out_text, measured, results, summarise
-from acr.images import read_image, read_mask
-from acr.measures import confusion
-from acr.pages import (
+from acr.hypertext import (
     PAGE,
     contents_html,
     details_html,
@@ -41,6 +39,8 @@ from acr.pages import (
     row_html,
     section,
 )
+from acr.images import read_image, read_mask
+from acr.measures import confusion
 from acr.progress import Progress
 from acr.tables import best_of
 
@@ -56,7 +56,7 @@ def ranked(split: Split, folder: Path) -> list[tuple[float, Record]]:
 
 
 def figure_html(alt: str, figure: Figure) -> str:
-    """A plot as HTML; see `acr.pages.plot_html`."""
+    """A plot as HTML; see `acr.hypertext.plot_html`."""
     return plot_html(alt, svg(figure))
 
 

@@ -8,17 +8,13 @@ from PIL import Image
 from acr.config import canonical
 from acr.datasets.base import Record, Split, write_classes, write_split
 from acr.figures import (
-    SIDE,
     chosen,
-    display_size,
-    heat_map,
-    outline,
-    overlay,
     panels,
     plot_classes,
+    plot_confusion,
     plot_curves,
+    plot_errors,
     plot_losses,
-    sheet,
     sources_of,
     svg,
     write_figures,
@@ -26,8 +22,10 @@ from acr.figures import (
 from acr.files import write_arrays, write_json
 from acr.images import read_image, write_image, write_mask
 from acr.measures import identity
+from acr.overlays import SIDE, display_size, heat_map, outline, overlay, sheet
 from acr.recipes import Seeds
 
+SPLIT = Split("train", ("cat",), ())
 GREY_IMAGE = np.full((8, 16, 3), 100, np.uint8)
 
 
@@ -98,7 +96,7 @@ def artefacts(tmp_path):
     write_mask(tmp_path / "truth.png", np.ones((8, 16), np.uint8))
     for name in ("plain", "refined", "other"):
         write_arrays(tmp_path / f"seeds/{name}/maps.npz", [("a", np.full((1, 2, 4), 0.5, np.float16))])
-    for folder in ("pseudo_labels/good", "pseudo_labels/bad", "predictions/net/val"):
+    for folder in ("pseudo_labels/good", "pseudo_labels/bad", "predictions/net/val", "predictions/sharp/val"):
         write_mask(tmp_path / folder / "a.png", np.ones((8, 16), np.uint8))
     return tmp_path
 
@@ -120,16 +118,18 @@ def test_an_image_is_shown_with_the_best_of_each_stage(artefacts):
         content("pseudo_labels", "bad", 40.0),
         content("pseudo_labels", "good", 60.0),
         {**content("pseudo_labels", "net", None), "stage": "predictions"},
+        {**content("pseudo_labels", "sharp", 1.0), "stage": "predictions", "crf": {"iterations": 10}},
     ]
     record = Record("a", artefacts / "a.png", artefacts / "truth.png", ("cat",))
-    found = panels(record, sources(artefacts, metrics))
-    titles = ["photograph", "truth", "unrefined map, plain", "refined map, refined", "pseudo label, good", "prediction, net"]
+    found = panels(SPLIT, record, sources(artefacts, metrics))
+    titles = ["photograph", "truth", "cat, unrefined, plain", "cat, refined, refined"]
+    titles += ["pseudo label, good", "prediction, net", "with CRF, sharp"]
     assert list(found) == titles
     assert {picture.shape for picture in found.values()} == {(128, 256, 3)}
 
 
 def test_an_image_is_shown_with_what_there_is(artefacts):
-    found = panels(Record("b", artefacts / "a.png", None, ()), sources(artefacts, [seeds("other", None, refine=False)]))
+    found = panels(SPLIT, Record("b", artefacts / "a.png", None, ()), sources(artefacts, [seeds("other", None, refine=False)]))
     assert list(found) == ["photograph"]
     assert sources(artefacts, []) == ({}, {})
 
@@ -145,10 +145,33 @@ def test_curves_mark_the_best_and_the_fixed_threshold():
 
 def test_losses_are_every_column_but_the_step_and_the_rate():
     history = pd.DataFrame({"step": [50, 100], "learning_rate": [1.0, 1.0], "loss": [2.0, 1.0], "affinity": [0.2, 0.1]})
-    axes = plot_losses("classifiers/acr", history).axes[0]
+    axes, rate = plot_losses("classifiers/acr", history).axes
     assert [line.get_label() for line in axes.lines] == ["loss", "affinity"]
     assert axes.lines[0].get_xydata().tolist() == [[50, 2], [100, 1]]
     assert axes.get_yscale() == "log"
+    assert [line.get_xydata().tolist() for line in rate.lines] == [[[50, 1], [100, 1]]]
+
+
+def test_right_too_much_and_too_little_add_up():
+    errors = {"miou": 60.0, "false_positive": 30.0, "false_negative": 10.0}
+    (axes,) = plot_errors([{**seeds("acr", 60.0), **errors}]).axes
+    assert [(bar.get_x(), bar.get_width()) for bar in axes.patches] == [(0, 60), (60, 30), (90, 10)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["seeds acr (train)"]
+
+
+def test_a_confusion_is_the_share_of_each_class_of_the_truth():
+    counts = [[6, 2, 0], [1, 1, 0], [0, 0, 0]]  # the third class is not in the truth
+    known = {**seeds("acr", 60.0), "iou": {"background": 1.0, "cat": 2.0, "dog": None}, "confusion": counts}
+    (axes,) = plot_confusion(known).axes
+    shares = np.asarray(axes.images[0].get_array().filled(-1))
+    assert shares.tolist() == [[75, 25, 0], [50, 50, 0], [-1, -1, -1]]
+    assert [text.get_text() for text in axes.texts] == ["75", "25", "50", "50"]
+
+
+def test_without_truth_the_curve_says_so():
+    (axes,) = plot_curves([]).axes
+    assert axes.get_title() == "no image has a true mask"
+    assert not axes.lines
 
 
 def test_classes_are_bars_and_an_absent_class_is_none():
@@ -182,8 +205,9 @@ def test_figures_are_written_for_the_chosen_images(artefacts):
         seeds=[artefacts / f"seeds/{name}/maps.npz" for name in ("plain", "refined")],
         pseudo_labels=[],
         predictions=[],
-        folder=artefacts / "figures",
+        folders=(artefacts / "figures/train", artefacts / "figures/val"),
+        curves=artefacts / "figures/threshold_curves.png",
     )
-    assert (read_image(artefacts / "figures/train/a.png") == sheet(panels(record, found))).all()
+    assert (read_image(artefacts / "figures/train/a.png") == sheet(panels(SPLIT, record, found))).all()
     with Image.open(artefacts / "figures/threshold_curves.png") as picture:
         assert picture.size == (840, 540)

@@ -8,68 +8,15 @@ import pytest
 from acr.config import canonical
 from acr.datasets.base import Record, Skipped, Split, read_split, write_classes, write_skipped, write_split
 from acr.files import read_json, write_arrays, write_json
+from acr.findings import findings
+from acr.hypertext import contents_html, markdown_html, section
 from acr.images import write_image, write_mask
-from acr.measures import identity
 from acr.metrics import measure_masks, measure_seeds
 from acr.recipes import Predictions, PseudoLabels, Row, Seeds, Table
-from acr.report import findings, markdown_html, ranked, results, summarise, write_report
+from acr.report import ranked, write_report
 from acr.tables import write_table
 
 SPLIT = Split("train", ("cat", "dog"), ())
-
-
-def content(stage, name, recipe, **known):
-    return {**identity(SPLIT, stage, canonical(recipe) if recipe else "{}", "toy", name, 3), **known}
-
-
-def seeds(name, miou, fixed, **recipe):
-    return content("seeds", name, Seeds(classifier="acr", **recipe), miou=miou, miou_fixed=fixed)
-
-
-CLASSIFIER = content("classifiers", "acr", None, mean_average_precision=91.26)
-REFINED, PLAIN = seeds("acr", 60.0, 55.0, affinity_power=2.0), seeds("star", 50.0, 48.0, refine=False)
-LABELS = content("pseudo_labels", "walked", PseudoLabels(seeds="acr"), miou=58.5)
-MASKS = content("predictions", "deeplab", Predictions(segmenter="deeplab"), miou=61.0, split="val")
-
-
-def test_findings_say_what_helped_and_what_did_not():
-    tags, refinement, spreading, segmentation = findings([MASKS, LABELS, REFINED, PLAIN, CLASSIFIER])
-    assert "91.3 mAP" in tags
-    assert refinement.startswith("Affinity refinement helped")
-    assert "60.0" in refinement
-    assert "50.0 without (+10.0)" in refinement
-    assert "55.0 and 48.0" in refinement
-    assert "walked are not better than the seeds acr" in spreading
-    assert "58.5 mIoU on train against 60.0" in spreading
-    assert "(-1.5)" in spreading
-    assert "61.0 mIoU on val, better than the 58.5" in segmentation
-
-
-def test_refinement_that_hurts_is_said_in_plain_words():
-    worse = seeds("acr", 40.0, 39.0)
-    (sentence,) = findings([worse, PLAIN])
-    assert sentence.startswith("Affinity refinement did not help")
-    assert "(-10.0)" in sentence
-
-
-def test_only_seeds_that_differ_in_nothing_else_are_compared():
-    assert findings([seeds("acr", 60.0, 55.0, layers=3), PLAIN]) == []
-
-
-def test_without_truth_nothing_is_claimed():
-    unknown = content("seeds", "acr", Seeds(classifier="acr"), threshold_fixed=0.4)
-    assert findings([unknown]) == ["No mIoU is known: no image has a true mask."]
-    table = results([{**unknown, "images": 0}, {**unknown, "images": 0, "threshold_fixed": None}])
-    assert list(table) == ["stage", "recipe", "split", "fixed threshold"]  # nothing else is known
-    assert table["fixed threshold"].tolist() == ["0.40", "-"]
-
-
-def test_the_summary_lists_every_recipe_in_the_order_of_the_pipeline():
-    text = summarise([MASKS, LABELS, PLAIN, REFINED, CLASSIFIER])
-    lines = text.splitlines()
-    assert [line.split()[0] for line in lines[1:6]] == ["classifiers", "seeds", "seeds", "pseudo", "predictions"]
-    assert lines[2].split()[:5] == ["seeds", "star", "train", "-", "50.0"]
-    assert "Affinity refinement helped" in text
 
 
 def test_markdown_becomes_a_table_and_is_escaped():
@@ -129,7 +76,16 @@ def run(tmp_path):
     history = folder / "classifiers/acr/history.csv"
     history.parent.mkdir(parents=True)
     pd.DataFrame({"step": [50, 100], "learning_rate": [0.1, 0.1], "loss": [2.0, 1.0]}).to_csv(history, index=False)
-    write_json(history.with_name("provenance.json"), {"commit": "f00d"})
+    made = {
+        "commit": "f00d",
+        "inputs": {},
+        "outputs": {f"results/toy/classifiers/acr/model.{kind}": "0" for kind in ("safetensors", "json")},
+    }
+    cost = {"seconds": 12.5, "peak_memory_mb": 321, "device": "cpu"}
+    write_json(history.with_name("provenance.json"), made | cost)
+    write_image(folder / "figures/attention/acr/train_1.activation_1.png", np.full((2, 3, 3), 7, np.uint8))
+    seen = {"image_id": ["train_1"], "kind": ["activation"], "title": ["its view"], "file": ["train_1.activation_1.png"]}
+    pd.DataFrame(seen).to_csv(folder / "figures/attention/acr.csv", index=False)
     write_table(
         name="table_2",
         recipe=canonical(Table((Row("ACR", seeds="acr", pseudo_labels="walked"),))),
@@ -149,6 +105,7 @@ def write(folder, **other):
         "histories": sorted(folder.glob("*/*/history.csv")),
         "sweeps": [],
         "tables": sorted(folder.glob("tables/*.md")),
+        "attention": sorted(folder.glob("figures/attention/*.csv")),
         **other,
     }
     splits = {name: folder / f"splits/{name}.csv" for name in ("train", "val", "skipped")}
@@ -168,31 +125,36 @@ def test_images_are_ranked_by_their_prediction(run):
 
 def test_the_page_needs_nothing_else_and_has_every_section(run):
     page = write(run)
-    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     assert "http" not in re.sub(r'src="data:[^"]*"', "", page)
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [
-        "Tables",
         "Images of train",
         "Images of val",
         "The best predictions of val",
         "The worst predictions of val",
+        "Attention, and what a view makes of it",
         "Seeds against the background threshold",
+        "Too much and too little",
         "Classes",
+        "What is taken for what",
         "Training",
+        "Tables",
+        "Costs",
         "Provenance",
     ]
-    # six of train with five pictures, twelve of val with three
-    assert page.count("<figure>") == 6 * 5 + 12 * 3
+    # six of train with photograph, truth, two maps of two classes and a mask, twelve of val with three, one of attention
+    assert page.count("<figure>") == 6 * 7 + 12 * 3 + 1
+    assert [f"#{name}" for name in re.findall('<section id="(.*?)">', page)] == re.findall('<a href="(.*?)">', page)
     assert "&lt;net&gt;" in page
     assert "<net>" not in page
     assert "f00d" in page
     assert not string.Template(page).get_identifiers()
-    best = re.search("The best predictions of val.*?</section>", page, re.DOTALL)[0]
+    best = re.search("<h2>The best predictions of val.*?</section>", page, re.DOTALL)[0]
     assert re.findall(r"<h3>(\w+):", best)[0] == "val_0"
-    worst = re.search("The worst predictions of val.*?</section>", page, re.DOTALL)[0]
+    worst = re.search("<h2>The worst predictions of val.*?</section>", page, re.DOTALL)[0]
     scores = [float(score) for score in re.findall("prediction ([0-9.]+) mIoU</h3>", worst)]
     assert len(scores) == 3
     assert scores == sorted(scores)
@@ -203,7 +165,8 @@ def test_the_answer_comes_first(run):
     page = write(run)
     sentences = findings([read_json(path) for path in sorted(run.glob("metrics/*/*.json"))])
     assert len(sentences) == 3
-    assert all(page.index(sentence) < page.index("<table") < page.index("<h2>") for sentence in sentences)
+    first = page.index("Learnt from tags alone: masks of")
+    assert all(first < page.index("<table") < page.index(sentence) < page.index("<h2>") for sentence in sentences)
     assert (run / "summary.txt").read_text().endswith(sentences[-1] + "\n")
 
 
@@ -226,13 +189,48 @@ def test_photographs_that_were_left_out_are_named(run):
     assert "1 photograph was left out (1: it is empty)" in write(run)
 
 
+def test_every_picture_says_what_it_is(run):
+    page = write(run)
+    texts = re.findall('<img (?:class="plot" )?alt="(.*?)"', page)
+    assert len(texts) == page.count("<img")
+    assert all(len(text) > 4 for text in texts)
+    assert "cat, unrefined, star of train_2" in texts
+    assert "its view of train_1" in texts
+    assert "confusion matrix of predictions net" in texts
+    scrolled = re.findall('<div class="wide" (.*?)>', page)  # also by those who have no mouse
+    assert scrolled
+    assert all('tabindex="0"' in each and "aria-label" in each for each in scrolled)
+
+
+def test_costs_are_those_of_provenance(run):
+    part = re.search('<section id="costs">.*?</section>', write(run), re.DOTALL)[0]
+    assert re.findall("<td>(.*?)</td>", part) == [
+        *("toy/classifiers/acr", "12.5", "321", "cpu"),
+        *("all, one after the other", "12.5", "321", "cpu"),
+    ]
+
+
+def test_sections_are_listed_under_the_names_they_have():
+    parts = [section("What is <taken> for what", ["x"]), section("Nothing", []), section("Costs", ["y"])]
+    assert contents_html(parts) == (
+        '<nav aria-label="Sections"><ul><li><a href="#what-is-taken-for-what">What is &lt;taken&gt; for what</a></li>'
+        '<li><a href="#costs">Costs</a></li></ul></nav>'
+    )
+
+
 def test_equal_results_give_an_equal_page(run):
     assert write(run) == write(run)
 
 
 def test_a_run_that_stops_at_the_seeds_has_a_report_too(run):
     metrics = sorted(run.glob("metrics/seeds/*.json"))
-    page = write(run, metrics=metrics, pseudo_labels=[], predictions=[], histories=[], tables=[])
+    page = write(run, metrics=metrics, pseudo_labels=[], predictions=[], histories=[], tables=[], attention=[])
     headings = re.findall("<h2>(.*?)</h2>", page)
-    expected = ["Images of train", "Images of val", "Seeds against the background threshold", "Classes", "Provenance"]
-    assert headings == expected
+    assert headings == [
+        "Images of train",
+        "Images of val",
+        "Seeds against the background threshold",
+        "Too much and too little",
+        "Classes",
+        "Provenance",
+    ]
