@@ -214,16 +214,32 @@ def _value(hint: Any, value: Any, where: str, default: Any = MISSING) -> Any:
         if value not in options or isinstance(value, bool):
             raise ValueError(f"{where} is {value!r}; {nearest(value, options)}")
         return value
+    if isinstance(value, str):
+        value = _read(hint, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     plain = Mapping if origin is not None else hint
     if not isinstance(value, plain) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"{where} is {value!r}, but must be {_expected(hint, value)}")
+        raise ValueError(f"{where} is {value!r}, but must be {_expected(hint)}")
     return value
 
 
+def _read(hint: Any, text: str) -> Any:
+    """What text stands for where a number, true or false is wanted, else the text.
+
+    YAML takes 1e-4 for text, and `snakemake --config` all that stands inside of a mapping.
+    """
+    if hint is bool and text in ("true", "false"):
+        return text == "true"
+    if hint is int and re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if hint is float and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text):
+        return float(text)
+    return text
+
+
 def _union(options: tuple[Any, ...], value: Any, where: str, default: Any) -> Any:
-    if value is None and type(None) in options:
+    if value in (None, "null") and type(None) in options:
         return None
     errors = []
     for option in options:
@@ -245,12 +261,9 @@ def _tuple(options: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     return tuple(_value(option, item, f"{where}[{i}]") for i, (option, item) in enumerate(zip(options, value, strict=True)))
 
 
-def _expected(hint: Any, value: Any) -> str:
+def _expected(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    expected = names.get(hint, "a mapping of keys to values")
-    if hint in (int, float) and isinstance(value, str):
-        expected += " (YAML reads 1e-4 as text: write 1.0e-4)"
-    return expected
+    return names.get(hint, "a mapping of keys to values")
 
 
 def _refuse_unknown(where: str, values: Mapping[str, Any], known: list[str]) -> None:

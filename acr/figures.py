@@ -289,16 +289,17 @@ def write_figures(
     seeds: Sequence[str | Path],
     pseudo_labels: Sequence[str | Path],
     predictions: Sequence[str | Path],
-    folders: tuple[str | Path, str | Path],
+    train_sheets: str | Path,
+    val_sheets: str | Path,
     curves: str | Path,
 ) -> None:
-    """Writes {image_id}.png, a few sheets of each split, into its folder, and the threshold curves.
+    """Writes {image_id}.png, a few sheets of each split, into its folder of sheets, and the threshold curves.
 
     The other arguments are those of `acr.report.write_report`.
     """
     contents = [read_json(path) for path in metrics]
     sources = sources_of(contents, seeds, pseudo_labels, predictions)
-    for split, folder in zip((read_split(train), read_split(val)), folders, strict=True):
+    for split, folder in ((read_split(train), train_sheets), (read_split(val), val_sheets)):
         for record in Progress(chosen(split, SHEETS), f"sheets of {split.name}"):
             write_image(Path(folder) / f"{record.image_id}.png", sheet(panels(split, record, sources)))
     _write_plot(plot_curves(best_curves(contents)), curves)

@@ -16,7 +16,36 @@ from acr.datasets.base import read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.models.weights import save_model
 from acr.recipes import Classifier, Textures
-from tests.running import ABLATIONS, MICRO, MICRO_ABLATIONS, snakemake
+from tests.running import ABLATIONS, MICRO, MICRO_ABLATIONS, DefaultRun, snakemake
+
+DEFAULT = pytest.StashKey[DefaultRun]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the default run come last: until then it runs beside the others."""
+    items.sort(key=_waits)
+
+
+def _waits(item: pytest.Item) -> bool:
+    return "default_run" in getattr(item, "fixturenames", ())
+
+
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Begins the default run with the first test where one of the chosen tests is of it."""
+    if not session.config.option.collectonly and any(map(_waits, session.items)):
+        session.config.stash[DEFAULT] = DefaultRun()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if DEFAULT in session.config.stash:
+        session.config.stash[DEFAULT].end()
+
+
+@pytest.fixture(scope="session")
+def default_run(pytestconfig: pytest.Config) -> DefaultRun:
+    """The default run, which began with the session."""
+    return pytestconfig.stash[DEFAULT]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from tests.running import ROOT
+from tests.running import MARK, ROOT
 
 PAGE = (ROOT / "docs" / "files.md").read_text()
 OF_THE_RUN = ("data/", "logs/", ".")  # how paths begin that do not lie below results/{dataset}
@@ -100,7 +100,8 @@ def meant(path: str) -> list[Listed]:
 
 
 def files(run: Path, below: Collection[str]) -> list[str]:
-    return sorted(path.relative_to(run).as_posix() for folder in below for path in (run / folder).rglob("*") if path.is_file())
+    found = (path for folder in below for path in (run / folder).rglob("*") if path.is_file() and path.name != MARK)
+    return sorted(path.relative_to(run).as_posix() for path in found)
 
 
 def faults(run: Path, below: Collection[str] = ("results", "logs")) -> list[str]:

@@ -102,8 +102,8 @@ CONFIGURATION = [
     key(f"{CLASSIFIER}.distance", "L1", "classifiers.acr.distance is 'L1'; it must be one of l1, l2, smooth_l1"),
     key(
         f"{CLASSIFIER}.training.learning_rate",
-        "1e-4",
-        "classifiers.acr.training.learning_rate is '1e-4', but must be a number (YAML reads 1e-4 as text: write 1.0e-4)",
+        "fast",
+        "classifiers.acr.training.learning_rate is 'fast', but must be a number",
     ),
     key(
         f"{CLASSIFIER}.training.learning_rate",

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -51,8 +52,8 @@ def changed(path: str, value: object) -> dict:
         ("classifiers.acr.distance", "L1", "classifiers.acr.distance is 'L1'; it must be one of l1, l2, smooth_l1"),
         (
             "classifiers.acr.training.learning_rate",
-            "1e-4",
-            "classifiers.acr.training.learning_rate is '1e-4', but must be a number (YAML reads 1e-4 as text: write 1.0e-4)",
+            "fast",
+            "classifiers.acr.training.learning_rate is 'fast', but must be a number",
         ),
         ("classifiers.acr.training.batch_size", 2.5, "classifiers.acr.training.batch_size is 2.5, but must be a whole number"),
         ("classifiers.acr.training.batch_size", 0, "classifiers.acr.training.batch_size is 0, but must be positive"),
@@ -120,6 +121,32 @@ def test_a_batch_is_shared_out_equally() -> None:
     configuration["segmenters"]["deeplab"]["training"] = {"batch_size": 5}
     with pytest.raises(ValueError, match=r"segmenters\.deeplab\.training\.batch_size is 5, which the 2 processes"):
         check(configuration)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("classifiers.acr.training.learning_rate", "1e-4", 1e-4),
+        ("classifiers.acr.training.batch_size", "8", 8),
+        ("classifiers.acr.training.steps", "null", None),
+        ("classifiers.acr.long_side", ["0.9", "1"], (0.9, 1.0)),
+        ("segmenters.deeplab.freeze_norm", "false", False),
+        ("predictions.deeplab.crf", "null", None),
+    ],
+)
+def test_what_the_command_line_hands_on_as_text_is_read(key: str, text: Any, value: object) -> None:
+    section, name, *keys = key.split(".")
+    found = check(changed(key, text)).recipe(section, name)
+    for each in keys:
+        found = getattr(found, each)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("text", ["2.5", "1_000", "yes", "nan"])
+def test_text_that_is_no_whole_number_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"batch_size is .*, but must be a whole number"):
+        check(changed("classifiers.acr.training.batch_size", text))
 
 
 def test_extends_merges_nested_keys() -> None:

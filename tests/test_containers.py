@@ -109,8 +109,12 @@ def test_snakemakes_own_report_holds_the_page_and_the_tables(run: Path, tmp_path
     assert answer["status"] == 0, answer["output"]
     with zipfile.ZipFile(folder / "report.zip") as archive:
         held = {Path(name).name: archive.read(name) for name in archive.namelist() if "/raw/" in name}
-    expected = ["report.html", "tables/table_2.csv", "tables/table_3.csv"]
-    assert held == {Path(path).name: (run / "results" / "micro" / path).read_bytes() for path in expected}
+    results = run / "results" / "micro"
+    pictures = [path for name in ("train", "val", "attention/acr") for path in (results / "figures" / name).glob("*.png")]
+    assert len(pictures) == 12 + 6 + 36
+    pages = [results / name for name in ("report.html", "tables/table_2.csv", "tables/table_3.csv")]
+    expected = [*pages, results / "figures/threshold_curves.png", *pictures]
+    assert held == {path.name: path.read_bytes() for path in expected}
 
 
 # ---- forms ---------------------------------------------------------------------------------------------------------------

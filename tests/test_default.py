@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from acr.files import PROVENANCE, read_json
-from tests.running import ROOT, snakemake
+from tests.running import DefaultRun
 
 pytestmark = pytest.mark.slow
 # Points. Threads and CPUs round differently, and 1000 steps amplify that into another network: as far away as another
@@ -17,11 +17,9 @@ FRAGILE = "seeds/acr.train.json"
 
 
 @pytest.fixture(scope="module")
-def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+def metrics(default_run: DefaultRun) -> dict[str, float]:
     """mAP or mIoU in percent of every metrics file of the default run, by its name."""
-    folder = tmp_path_factory.mktemp("default")
-    finished = snakemake(folder, config=[ROOT / "config" / "config.yaml"])
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    folder = default_run.finished()
     assert (folder / "results/textures/report.html").stat().st_size > 100_000
     found = folder / "results/textures/metrics"
     contents = {

@@ -205,7 +205,8 @@ def test_figures_are_written_for_the_chosen_images(artefacts):
         seeds=[artefacts / f"seeds/{name}/maps.npz" for name in ("plain", "refined")],
         pseudo_labels=[],
         predictions=[],
-        folders=(artefacts / "figures/train", artefacts / "figures/val"),
+        train_sheets=artefacts / "figures/train",
+        val_sheets=artefacts / "figures/val",
         curves=artefacts / "figures/threshold_curves.png",
     )
     assert (read_image(artefacts / "figures/train/a.png") == sheet(panels(SPLIT, record, found))).all()

@@ -225,6 +225,8 @@ OTHERS = [
 def test_every_other_configuration_fits_a_preset(page: Path, block: Block) -> None:
     content, refusals = pages.configuration(block.code), []
     assert content, block.code
+    # tests/test_extending.py runs these
+    assert {*content.pop("extensions", [])} <= {*pages.written(ROOT / "docs" / "extending.md")}
     for preset in sorted((ROOT / "config").glob("*.yaml")):
         try:
             check(merged(yaml.safe_load(preset.read_text()), content))

@@ -8,7 +8,7 @@ with job(snakemake):
         split=snakemake.input.split,
         model=snakemake.input.model,
         recipe=snakemake.params.recipe,
-        execution=snakemake.config.get("execution", {}),
+        execution=snakemake.config["execution"],
         pictures=snakemake.output.pictures,
         table=snakemake.output.table,
     )

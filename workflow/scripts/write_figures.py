@@ -11,6 +11,7 @@ with job(snakemake):
         seeds=snakemake.input.seeds,
         pseudo_labels=snakemake.params.pseudo_labels,
         predictions=snakemake.params.predictions,
-        folders=(snakemake.output.train, snakemake.output.val),
+        train_sheets=snakemake.output.train,
+        val_sheets=snakemake.output.val,
         curves=snakemake.output.curves,
     )
