@@ -69,14 +69,17 @@ def _add_localize(commands: Any) -> None:
 
 
 def _predict(chosen: argparse.Namespace) -> None:
+    from acr.config import build
     from acr.inference import CRF, SCALES, Segmenter, photographs_of, predict
+    from acr.recipes import Predictions
 
+    scales = build(Predictions, {"segmenter": "", "scales": chosen.scales or SCALES}, "predict").scales
     photographs = photographs_of(chosen.images, chosen.output)
     damaged = predict(
         Segmenter.read(chosen.model, chosen.device),
         photographs,
         chosen.output,
-        scales=chosen.scales or SCALES,
+        scales=scales,
         crf=CRF if chosen.crf else None,
         overlays=chosen.overlay,
         workers=os.cpu_count() or 1,

@@ -1,11 +1,12 @@
-"""Seeds and masks in the formats of others: dictionaries of maps, heat maps, COCO's JSON, mmsegmentation's folders."""
+"""Seeds, masks and networks in the formats of others: dictionaries of maps, heat maps, COCO's, mmsegmentation's, ONNX."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -17,6 +18,9 @@ from acr.files import PROVENANCE, Arrays, atomic_folder, read_json
 from acr.images import check_mask, image_size, palette, read_mask, upsample, write_mask
 from acr.progress import Progress
 from acr.shapes import BACKGROUND, VOID
+
+PLACE = "give a folder such as results/NAME/seeds/RECIPE, .../segmenters/RECIPE or .../predictions/RECIPE/SPLIT"
+Write = TypeVar("Write", bound=Callable[..., None])
 
 
 class Artefact(NamedTuple):
@@ -67,23 +71,36 @@ def export(folder: str | Path, form: str, output: str | Path) -> None:
     """Writes an artefact in a format of others into a folder, whole or not at all.
 
     Args:
-        folder: as the pipeline left it, wherever it is now: results/NAME/seeds/RECIPE, results/NAME/pseudo_labels/RECIPE or
-            results/NAME/predictions/RECIPE/SPLIT.
-        form: a key of FORMATS for its stage.
+        folder: as the pipeline left it, wherever it is now: results/NAME/seeds/RECIPE, results/NAME/pseudo_labels/RECIPE,
+            results/NAME/predictions/RECIPE/SPLIT or results/NAME/segmenters/RECIPE.
+        form: a key of FORMATS for its stage, of NETWORKS for its kind.
         output: a new or empty folder.
 
     Raises:
         ValueError: the folder is none of these or has no such format, the output is there, or a file is missing or damaged.
     """
-    artefact, target = read_artefact(folder), Path(output).absolute()
-    formats = FORMATS[artefact.stage]
-    if form not in formats:
-        stage = artefact.stage.replace("_", " ")
-        raise ValueError(f"{folder} holds {stage}, which have no format {form!r}; it must be one of {', '.join(formats)}")
+    write, target = _writer(Path(folder), form), Path(output).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"{output} exists and is no empty folder; name a new one")
     with atomic_folder(target) as temporary:
-        formats[form](artefact, temporary)
+        write(temporary)
+
+
+def _writer(folder: Path, form: str) -> Callable[[Path], None]:
+    """What writes the content of `folder` in a format into another; of a network nothing but its own folder is read."""
+    if (folder / "model.json").is_file():
+        kind = read_json(folder / "model.json")["kind"]
+        return partial(_chosen(NETWORKS.get(kind, {}), form, f"{folder} holds a {kind}, which has"), folder)
+    artefact = read_artefact(folder)
+    formats = FORMATS[artefact.stage]
+    return partial(_chosen(formats, form, f"{folder} holds {artefact.stage.replace('_', ' ')}, which have"), artefact)
+
+
+def _chosen(formats: Mapping[str, Write], form: str, what: str) -> Write:
+    if form not in formats:
+        advice = f"it must be one of {', '.join(formats)}" if formats else PLACE
+        raise ValueError(f"{what} no format {form!r}; {advice}")
+    return formats[form]
 
 
 def read_artefact(folder: str | Path) -> Artefact:
@@ -93,14 +110,13 @@ def read_artefact(folder: str | Path) -> Artefact:
         ValueError: the folder has no provenance, its stage has no format, or the table of the split is missing.
     """
     folder = Path(folder)
-    place = "give a folder such as results/NAME/seeds/RECIPE or results/NAME/predictions/RECIPE/SPLIT"
     if not (folder / PROVENANCE).is_file():
-        raise ValueError(f"{folder} has no {PROVENANCE}; {place}")
+        raise ValueError(f"{folder} has no {PROVENANCE}; {PLACE}")
     made = read_json(folder / PROVENANCE)
     (recorded,) = {Path(name).parent for name in made["outputs"]}  # results/NAME/STAGE/...
     stage = recorded.parts[2]
     if stage not in FORMATS:
-        raise ValueError(f"{folder} holds {stage}, for which there is no format; {place}")
+        raise ValueError(f"{folder} holds {stage}, for which there is no format; {PLACE}")
     (table,) = (name for name in made["inputs"] if Path(name).parent.name == "splits")
     split = read_split(folder / os.path.relpath(table, recorded))
     return Artefact(stage, folder, folder / os.path.relpath(".", recorded), split)
@@ -174,6 +190,16 @@ def write_mmsegmentation(artefact: Artefact, folder: Path) -> None:
     (folder / "config.py").write_text(mmsegmentation_config(split, suffixes[0]), encoding="utf-8")
 
 
+def write_segmenter(network: Path, folder: Path) -> None:
+    """Writes model.onnx, as `acr.models.onnx_file.write_onnx` describes it, and a copy of model.json."""
+    # here: of all formats this alone needs torch
+    from acr.models.onnx_file import write_onnx
+    from acr.segmenters import read_segmenter
+
+    write_onnx(read_segmenter(network / "model.safetensors"), folder / "model.onnx")
+    shutil.copyfile(network / "model.json", folder / "model.json")
+
+
 def photograph_of(artefact: Artefact, record: Record) -> Path:
     """The photograph of a record: where the run found it, else as the path reads from the current folder."""
     path = artefact.root / record.image
@@ -233,6 +259,7 @@ def _write_list(stream: TextIO, items: Iterable[Any]) -> None:
     stream.write("]" if separator == "," else "[]")
 
 
+NETWORKS: Mapping[str, Mapping[str, Callable[[Path, Path], None]]] = {"segmenter": {"onnx": write_segmenter}}
 MASKS = {"coco": write_coco, "mmsegmentation": write_mmsegmentation}
 FORMATS: Mapping[str, Mapping[str, Callable[[Artefact, Path], None]]] = {
     "seeds": {"dictionaries": write_dictionaries, "heat-maps": write_heat_maps},

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float32, UInt8
 
+from acr import config
 from acr.classifiers import read_classifier, tag_probabilities
 from acr.config import nearest
 from acr.crf import masks
 from acr.devices import device_of
-from acr.files import atomic, read_json
+from acr.files import atomic, listed, read_json
 from acr.images import UnreadableError, as_working_image, read_image, resize_mask, upsample, write_image, write_mask
 from acr.models.deeplab import DeepLabV2
 from acr.models.vit import VitClassifier
@@ -28,6 +30,7 @@ from acr.seeds import localise_photograph, with_depth
 from acr.segmenters import read_segmenter, scores
 
 SCALES, CRF = Predictions(segmenter="").scales, Predictions(segmenter="").crf
+MASKS, OVERLAYS = "masks", "overlays"  # folders that `predict` writes
 LIKELY = 0.5  # probability from which a class counts as seen
 
 
@@ -51,10 +54,10 @@ class Segmenter:
         """The segmenter of a folder such as results/NAME/segmenters/RECIPE.
 
         Raises:
-            ValueError: the folder holds no segmenter.
+            ValueError: the folder holds no segmenter, or there is no such device.
         """
         description = _description(folder, "segmenter")
-        network = read_segmenter(Path(folder) / "model.safetensors").to(device_of(Execution(device=device)))
+        network = read_segmenter(Path(folder) / "model.safetensors").to(_device(device))
         return cls(network, tuple(description["mask_values"]))
 
     def mask(
@@ -99,13 +102,13 @@ class Localiser:
         """The classifier of a folder such as results/NAME/classifiers/RECIPE; `recipe` are fields of `acr.recipes.Seeds`.
 
         Raises:
-            ValueError: the folder holds no classifier.
+            ValueError: the folder holds no classifier, there is no such device, or a field or value is none of a recipe's.
         """
         description = _description(folder, "classifier")
-        network = read_classifier(Path(folder) / "model.safetensors").to(device_of(Execution(device=device)))
+        network = read_classifier(Path(folder) / "model.safetensors").to(_device(device))
         size = description["image_size"]
-        wanted = with_depth(Seeds(**{"classifier": "", "image_size": size, **recipe}), network)
-        return cls(network, tuple(description["classes"]), wanted, size)
+        wanted = config.build(Seeds, {"classifier": "", "image_size": size, **recipe}, "seeds")
+        return cls(network, tuple(description["classes"]), with_depth(wanted, network), size)
 
     def tags(self, photograph: UInt8[np.ndarray, "H W 3"]) -> dict[str, float]:
         """The probability of each class, the likeliest first."""
@@ -125,8 +128,12 @@ class Localiser:
             if name not in self.classes:
                 raise ValueError(f"{name!r} is no class of this classifier; {nearest(name, self.classes)}")
         indices = [self.classes.index(name) for name in names]
-        maps = localise_photograph(self.network, as_working_image(photograph), indices, self.recipe)
+        maps = localise_photograph(self.network, photograph, indices, self.recipe)
         return upsample(maps, *photograph.shape[:2])
+
+
+def _device(name: str) -> torch.device:
+    return device_of(config.build(Execution, {"device": name}, "execution"))
 
 
 def _description(folder: str | Path, kind: str) -> Mapping[str, Any]:
@@ -147,29 +154,45 @@ def _description(folder: str | Path, kind: str) -> Mapping[str, Any]:
 def photographs_of(places: Sequence[str | Path], output: str | Path) -> dict[str, Path]:
     """The photographs that files and folders stand for, by the names of what is made of them, without suffix.
 
-    A photograph of a folder is named by the way to it from there. What lies in `output` is none.
+    A photograph of a folder is named by the way to it from there; one that is met again keeps its first name. What lies in
+    an `output` inside the folder is none, nor is what `predict` writes.
 
     Raises:
         ValueError: a place does not exist, none holds a photograph, or two would have one name.
     """
     found: dict[str, Path] = {}
+    met = set()
     for place in map(Path, places):
         if not place.exists():
             raise ValueError(f"{place} does not exist; give photographs, or folders of them")
-        paths = sorted(place.rglob("*")) if place.is_dir() else [place]
-        for path in paths:
-            if place.is_dir() and (path.suffix.lower() not in PHOTOGRAPHS or Path(output) in path.parents):
+        for path, name in _candidates(place, Path(output).resolve()):
+            if (real := path.resolve()) in met:
                 continue
-            name = (path.relative_to(place) if place.is_dir() else Path(path.name)).with_suffix("").as_posix()
-            if found.setdefault(name, path) != path:
+            met.add(real)
+            if name in found:
                 raise ValueError(f"{found[name]} and {path} would both be written to {name}.png; rename one of them")
+            found[name] = path
     if not found:
-        raise ValueError(f"{', '.join(map(str, places))}: no file there ends in {', '.join(PHOTOGRAPHS)}")
+        made = f"in {MASKS} or {OVERLAYS} of {output}"
+        raise ValueError(
+            f"{', '.join(map(str, places))}: no file there ends in {', '.join(PHOTOGRAPHS)}, or all are {made}; "
+            "give photographs, or folders of them, and an output elsewhere"
+        )
     return found
 
 
+def _candidates(place: Path, output: Path) -> Iterator[tuple[Path, str]]:
+    """Each photograph of a place and its name without suffix."""
+    files = listed(place, PHOTOGRAPHS) if place.is_dir() else [place.name]
+    folder = place if place.is_dir() else place.parent
+    made = [output] if folder.resolve() in output.parents else [output / MASKS, output / OVERLAYS]
+    for file in files:
+        if not {*(folder.resolve() / file).parents} & {*made}:
+            yield folder / file, Path(file).with_suffix("").as_posix()
+
+
 class _Readable:
-    """Photographs as they are read, one after the other; those that cannot be are noted and left out."""
+    """Photographs as they are read, one after the other; those that cannot be are noted as `damaged` and left out."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.paths = paths
@@ -205,9 +228,9 @@ def predict(
         table.writerow(columns)
         shown = Progress(readable, "masks", total=len(photographs))
         for path, photograph, mask in segmenter.masks(shown, scales, crf, workers):
-            write_mask(folder / "masks" / f"{names[path]}.png", mask)
+            write_mask(folder / MASKS / f"{names[path]}.png", mask)
             if overlays:
-                write_image(folder / "overlays" / f"{names[path]}.jpg", painted(photograph, mask))
+                write_image(folder / OVERLAYS / f"{names[path]}.jpg", painted(photograph, mask))
             areas = np.bincount(mask.ravel(), minlength=len(segmenter.names))
             table.writerow([names[path], *mask.shape, *areas.tolist()])
     return readable.damaged

@@ -14,8 +14,10 @@ from acr.classifiers import build_classifier, describe
 from acr.config import canonical
 from acr.datasets.base import read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
+from acr.files import read_json
 from acr.models.weights import save_model
 from acr.recipes import Classifier, Textures
+from acr.segmenters import read_segmenter
 from tests.running import ABLATIONS, MICRO, MICRO_ABLATIONS, DefaultRun, snakemake
 
 DEFAULT = pytest.StashKey[DefaultRun]()
@@ -84,6 +86,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finished = snakemake(folder)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "report: results/micro/report.html" in finished.stdout + finished.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def varied(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run's segmenter with another head: its own, hardly trained, sees nothing but background."""
+    folder, made = tmp_path_factory.mktemp("varied"), run / "results/micro/segmenters/deeplab"
+    network = read_segmenter(made / "model.safetensors")
+    torch.manual_seed(0)
+    for layer in network.head:
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    save_model(folder, network, read_json(made / "model.json"))
     return folder
 
 

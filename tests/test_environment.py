@@ -67,6 +67,12 @@ def test_what_the_requirements_require_is_pinned_too():
     assert not {name for name in closure() if not OF_TORCH.match(name)} - pinned
 
 
+def test_the_tests_have_what_an_export_to_onnx_needs():
+    needed = {line for line in PROJECT["optional-dependencies"]["onnx"] if Requirement(line).name != "torch"}
+    assert needed
+    assert needed <= set(PROJECT["optional-dependencies"]["test"])
+
+
 def test_conda_has_the_same_ranges():
     expected = {CONDA_NAMES.get(each.name, each.name): each.specifier for each in REQUIRED if each.name not in NOT_ON_CONDA}
     listed = conda()

@@ -18,10 +18,13 @@ from torch.nn.functional import interpolate
 from acr.__main__ import main
 from acr.datasets.base import Record, Split, read_split, write_classes, write_split
 from acr.exports import export
-from acr.files import PROVENANCE, Arrays, write_arrays
-from acr.images import palette, read_mask, write_image, write_mask
+from acr.files import PROVENANCE, Arrays, write_arrays, write_json
+from acr.images import palette, read_image, read_mask, write_image, write_mask
 from acr.provenance import source, write_provenance
+from acr.segmenters import read_segmenter, scores
 from acr.shapes import VOID
+from tests.pages import blocks, sections
+from tests.running import ROOT
 
 CLASSES = ("cat", "dog", "wine.glass", "tv")
 SEEDS, LABELS, PREDICTIONS = (f"results/toy/{name}" for name in ("seeds/acr", "pseudo_labels/acr", "predictions/net/train"))
@@ -204,17 +207,19 @@ def refused(folder: str, form: str, sentence: str) -> None:
         (SEEDS, "coco", f"{SEEDS} holds seeds, which have no format 'coco'; it must be one of dictionaries, heat-maps"),
         (LABELS, "x", f"{LABELS} holds pseudo labels, which have no format 'x'; it must be one of coco, mmsegmentation"),
         (PREDICTIONS, "heat-maps", f"{PREDICTIONS} holds predictions, which have no format .* coco, mmsegmentation"),
-        ("results/toy/net", "coco", "results/toy/net holds segmenters, for which there is no format; give a folder such as .*"),
-        ("results", "coco", "results has no provenance.json; give a folder such as results/NAME/seeds/RECIPE or .*"),
-        ("never", "coco", "never has no provenance.json; give a folder such as results/NAME/seeds/RECIPE or .*"),
+        (SEEDS, "onnx", f"{SEEDS} holds seeds, which have no format 'onnx'; it must be one of dictionaries, heat-maps"),
+        ("results/toy/split", "coco", "results/toy/split holds splits, for which there is no format; give a folder such as .*"),
+        ("segmenter", "coco", "segmenter holds a segmenter, which has no format 'coco'; it must be one of onnx"),
+        ("classifier", "onnx", "classifier holds a classifier, which has no format 'onnx'; give a folder such as .*"),
+        ("results", "coco", "results has no provenance.json; give a folder such as results/NAME/seeds/RECIPE, .*"),
+        ("never", "coco", "never has no provenance.json; give a folder such as results/NAME/seeds/RECIPE, .*"),
     ],
 )
 def test_what_has_no_such_format_is_one_sentence(root: Path, folder: str, form: str, sentence: str) -> None:
-    other = "results/toy/segmenters/net/model.safetensors"
-    (root / other).parent.mkdir(parents=True)
-    (root / other).touch()
-    (root / "results/toy/net").mkdir()
-    write_provenance(f"results/toy/net/{PROVENANCE}", source(None, [], None), [other], COST)
+    (root / "results/toy/split").mkdir()
+    write_provenance(f"results/toy/split/{PROVENANCE}", source(None, [], None), ["results/toy/splits/train.csv"], COST)
+    for kind in ("segmenter", "classifier"):
+        write_json(root / kind / "model.json", {"kind": kind})
     refused(folder, form, sentence)
 
 
@@ -310,3 +315,46 @@ def test_photographs_of_one_name_in_two_folders_are_told_apart_in_coco(tmp_path,
     lay_out(tmp_path, Split("train", CLASSES, records))
     export(LABELS, "coco", "out")
     assert [image["file_name"] for image in json.loads(Path("out/instances_train.json").read_text())["images"]] == moved
+
+
+# ---- networks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def onnx(varied: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with OUT, the export of a segmenter of which there is nothing but the network and its description."""
+    folder = tmp_path_factory.mktemp("onnx")
+    shutil.copytree(varied, folder / "copied")
+    assert set(files(folder / "copied")) == {"model.json", "model.safetensors"}
+    (folder / "OUT").mkdir()
+    main(["export", str(folder / "copied"), "--as", "onnx", "-o", str(folder / "OUT")])
+    return folder
+
+
+@pytest.mark.slow
+def test_a_segmenter_becomes_two_files(onnx: Path) -> None:
+    assert set(files(onnx / "OUT")) == {"model.json", "model.onnx"}
+    assert (onnx / "OUT/model.json").read_bytes() == (onnx / "copied/model.json").read_bytes()
+    with pytest.raises(ValueError, match=r"OUT exists and is no empty folder; name a new one$"):
+        export(onnx / "copied", "onnx", onnx / "OUT")
+
+
+@pytest.mark.slow
+def test_what_the_page_does_without_torch_is_what_torch_does(onnx: Path, varied: Path, monkeypatch) -> None:
+    monkeypatch.chdir(onnx)
+    page = next(text for text in sections(ROOT / "docs/exports.md") if text.startswith("## A segmenter as ONNX"))
+    (code,) = (block.code for block in blocks(page) if block.language == "python")
+    assert len(code.splitlines()) <= 15
+    assert "torch" not in code
+    network, random = read_segmenter(varied / "model.safetensors"), np.random.default_rng(0)
+    classes = set()
+    for height, width in [(64, 64), (65, 33), (17, 120), *random.integers(17, 150, (17, 2)).tolist()]:
+        tiles = random.integers(0, 256, (-(-height // 10), -(-width // 10), 3), np.uint8)
+        write_image("photo.jpg", np.kron(tiles, np.ones((10, 10, 1), np.uint8))[:height, :width])
+        found: dict = {}
+        exec(code, found)
+        expected = scores(network, read_image("photo.jpg"), (1.0,))
+        np.testing.assert_allclose(found["probabilities"], expected, rtol=0, atol=1e-4)
+        assert (found["mask"] == expected.argmax(0)).mean() >= 0.999
+        classes |= set(np.unique(found["mask"]).tolist())
+    assert len(classes) >= 4

@@ -22,7 +22,7 @@ from acr.figures import (
 from acr.files import write_arrays, write_json
 from acr.images import read_image, write_image, write_mask
 from acr.measures import identity
-from acr.overlays import SIDE, display_size, heat_map, outline, overlay, sheet
+from acr.overlays import sheet
 from acr.recipes import Seeds
 
 SPLIT = Split("train", ("cat",), ())
@@ -39,38 +39,6 @@ def seeds(recipe, miou, **more):
     return {**content("seeds", recipe, miou, **more), **curve, "iou": {"background": 90.0, "cat": None}}
 
 
-def test_pictures_keep_their_proportions():
-    assert display_size(96, 96) == (SIDE, SIDE)
-    assert display_size(500, 250) == (SIDE, SIDE // 2)
-    assert display_size(1, 4000) == (1, SIDE)
-
-
-def test_an_overlay_colours_objects_and_leaves_the_background_grey():
-    mask = np.zeros((8, 16), np.uint8)
-    mask[:, 6:10], mask[:, 10:] = 1, 255
-    picture = overlay(GREY_IMAGE, mask)
-    assert picture.shape == (128, SIDE, 3)
-    assert picture[64, 40].tolist() == [100, 100, 100]
-    assert picture[64, 128].tolist() == [117, 40, 40]  # 0.4 * 100 + 0.6 * 128: VOC's first colour is (128, 0, 0)
-    assert picture[64, 220].tolist() == [193, 193, 193]  # void: white
-    assert picture[64, 95].tolist() == [255, 255, 255]  # the outline
-
-
-def test_an_outline_stands_between_different_values():
-    mask = np.array([[0, 0, 1], [0, 0, 1], [2, 2, 2]], np.uint8)
-    assert outline(mask).tolist() == [[False, True, False], [True, True, True], [False, False, False]]
-
-
-def test_a_heat_map_goes_from_violet_to_yellow():
-    picture = heat_map(GREY_IMAGE, np.array([[0.0, 1.0]], np.float32), opacity=1.0)
-    red, green, blue = picture[64, 5].tolist()
-    assert blue > red > green
-    red, green, blue = picture[64, 250].tolist()
-    assert red > 230
-    assert green > 230
-    assert blue < 50
-
-
 def test_some_images_are_chosen_and_always_the_same():
     records = tuple(Record(str(number), Path("image.png"), None, ()) for number in range(30))
     ids = [record.image_id for record in chosen(Split("val", (), records), 6)]
@@ -78,16 +46,6 @@ def test_some_images_are_chosen_and_always_the_same():
     assert ids == sorted(ids, key=int)
     assert ids == [record.image_id for record in chosen(Split("val", (), records), 6)]
     assert len(chosen(Split("val", (), records[:2]), 6)) == 2
-
-
-def test_a_sheet_holds_every_picture_under_its_title():
-    colours = {"photograph": 10, "truth with a title that is far too long to stand above it": 200}
-    page = sheet({title: np.full((20, 60, 3), value, np.uint8) for title, value in colours.items()})
-    assert page.shape == (42, 126, 3)
-    assert (page[22:, :60] == 10).all()
-    assert (page[22:, 66:] == 200).all()
-    assert (page[:22] < 128).any()
-    assert (page[:, 60:66] == 255).all()
 
 
 @pytest.fixture
