@@ -233,4 +233,4 @@ ATTENTION = (
     "<p>Mean over heads and layers. What training compares is the attention of the photograph and that of its view, restored: "
     "brought back to the token order of the photograph. A ring marks a patch, and the colours how much it attends to each.</p>"
 )
-COSTS = "<p>Seconds of wall time and largest memory of each job; those of shards and of repeated attempts are added up.</p>"
+COSTS = "<p>Seconds of wall time and largest memory of each job; those of shards are added up.</p>"
