@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,12 @@ def made(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def names(run: Path, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def names(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the blocks leave behind after the first photograph of train with two classes, of which the run has seeds."""
-    monkeypatch.chdir(run)
-    tour = Tour("results/micro", tmp_path)
-    tour.of(TEXT.replace("splits/val.csv", "splits/train.csv"))
+    tour = Tour("results/micro", tmp_path_factory.mktemp("tour"))
+    with chdir(run):
+        tour.of(TEXT.replace("splits/val.csv", "splits/train.csv"))
     return tour.names
 
 
@@ -151,9 +152,9 @@ def test_maps_are_those_of_the_pipeline(names: dict[str, Any], run: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_pseudo_label_is_that_of_the_pipeline(names: dict[str, Any]) -> None:
+def test_the_pseudo_label_is_that_of_the_pipeline(names: dict[str, Any], run: Path) -> None:
     recipe, photograph = names["recipe"], names["photograph"]
-    walk = Walk(*read_affinity("results/micro/affinities/psa/model.safetensors"), recipe)
+    walk = Walk(*read_affinity(run / "results/micro/affinities/psa/model.safetensors"), recipe)
     scores = pseudo_scores(photograph, names["maps"]["seeds"], recipe.background, walk)
     (mask,) = masks([(photograph, scores)], recipe.crf, workers=0)
     np.testing.assert_array_equal(names["made"]["pseudo label"], mask_values(names["classes"])[mask])
