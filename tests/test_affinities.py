@@ -311,7 +311,10 @@ def test_training_writes_a_network_that_can_be_read_and_is_reproducible(data):
     assert sorted(path.name for path in (folder / "a").iterdir()) == ["history.csv", "model.json", "model.safetensors"]
     assert (folder / "a/model.safetensors").read_bytes() == (folder / "b/model.safetensors").read_bytes()
     description = read_json(folder / "a/model.json")
-    assert description == {"backbone": "resnet10t", "stride": 8, "normalisation": "native", "options": {}, "radius": 5}
+    statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    assert description.pop("input") == {"channels": "RGB", "range": [0, 1], **statistics}
+    built = {"backbone": "resnet10t", "stride": 8, "normalisation": "native", "options": {}, "radius": 5}
+    assert description == {"kind": "affinity", **built}
     header, row = (folder / "a/history.csv").read_text().splitlines()
     assert header == "step,learning_rate,loss,background,foreground,negative"
     assert float(row.split(",")[0]) == 3

@@ -210,7 +210,9 @@ def trained(data) -> str:
 
 def test_training_writes_all_that_prediction_needs(data, trained):
     found = json.loads((data.folder / "trained" / "model.json").read_text())
-    assert found == json.loads(json.dumps(description(recipe())))
+    seen = {"channels": "RGB", "range": [0, 1], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    said = {"kind": "segmenter", "mask_values": ["background", *CLASSES], "input": seen}
+    assert found == json.loads(json.dumps(description(recipe()))) | said
     rows = list(csv.DictReader((data.folder / "trained" / "history.csv").open()))
     assert [float(row["step"]) for row in rows] == [2]
     assert float(rows[0]["loss"]) == pytest.approx(math.log(3), abs=0.5)

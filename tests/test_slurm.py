@@ -279,7 +279,7 @@ def test_the_profile_names_the_rules_that_there_are() -> None:
 
 def test_every_rule_that_is_submitted_says_what_it_needs_and_more_when_it_failed() -> None:
     submitted = {name: body for name, body in RULES.items() if "localrule: True" not in body}
-    assert len(submitted) == 24
+    assert len(submitted) == 25
     for name, body in submitted.items():
         assert re.search(r"mem_mb=growing\(\d+\),\n +runtime=growing\(\d+\),", body), name
         assert "retries:" not in body, f"{name} would repeat inside the same allocation"

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_randomness_inside_the_network_is_that_of_the_step(tmp_path) -> None:
 
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch) -> None:
     times = iter([0, *([1] * 3), 130, *([131] * 100)])  # of the start, and of each step
-    monkeypatch.setattr(training.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(times)))
     interrupted(tmp_path, 6, execution=Execution(device="cpu", workers=0, checkpoint_seconds=120.0))
     monkeypatch.undo()
     rest = Counted()
