@@ -274,7 +274,7 @@ def test_the_profile_names_the_rules_that_there_are() -> None:
     gpus = {name for name, body in RULES.items() if re.search(r"^ +gpu=", body, re.MULTILINE)}
     assert {name for name, resources in SETTINGS["set-resources"].items() if resources["slurm_partition"] == "gpu"} == gpus
     assert len(shards) == 6
-    assert len(gpus) == 9
+    assert len(gpus) == 10
 
 
 def test_every_rule_that_is_submitted_says_what_it_needs_and_more_when_it_failed() -> None:
