@@ -32,8 +32,8 @@ def job(snakemake: Any) -> Iterator[dict[str, Any]]:
     """Runs the block as the job that snakemake describes and yields what it is made from (`acr.provenance.source`).
 
     Extensions that the script can use are run first. The log is flushed line by line, so that `tail -f` shows where a long
-    job is. Last of all the output `provenance` is written: where it is, everything is. A ValueError, a full or a read-only
-    disk end the process with one sentence; the traceback stays in the log.
+    job is. Last of all the output `provenance` is written: where it is, everything is. An error ends the process with the
+    last lines of the log and a sentence; its traceback stays in the log.
     """
     log, started = Path(snakemake.log[0]), time.monotonic()
     try:
