@@ -64,14 +64,17 @@ class Progress(Generic[Item]):
     def _line(self, speed: float) -> str:
         """What a log says at a speed in units a second."""
         if self.total is None:
-            parts = [f"{self.what}: {self._counted(self.done)}"]
+            parts = [f"{self.what}: {self._counted()}"]
         else:
             left = duration((self.total - self.done) / speed)
-            parts = [f"{self.what}: {self._counted(self.done)} of {self._counted(self.total)}", f"{left} left"]
+            parts = [f"{self.what}: {self._counted()}", f"{left} left"]
         return ", ".join([*parts, *filter(None, [self.note])])
 
-    def _counted(self, count: int) -> str:
-        return f"{count / 1e6:.1f} MB" if self.unit == "B" else str(count)
+    def _counted(self) -> str:
+        counts = [count for count in (self.done, self.total) if count is not None]
+        if self.unit == "B":
+            return " of ".join(f"{count / 1e6:.1f} MB" for count in counts)
+        return f"{self.unit} {' of '.join(map(str, counts))}"
 
 
 def duration(seconds: float) -> str:

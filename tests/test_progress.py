@@ -50,9 +50,9 @@ def test_the_log_has_a_line_every_thirty_seconds_with_note_and_time_left(caplog,
             loop.note = f"loss {item}"
     # a look at the start and one after each step, 10 seconds apart: lines after 3, 6 and 9 steps of 10 seconds each
     assert caplog.messages == [
-        "training: 3 of 10, 1 min 10 s left, loss 2",
-        "training: 6 of 10, 40 s left, loss 5",
-        "training: 9 of 10, 10 s left, loss 8",
+        "training: step 3 of 10, 1 min 10 s left, loss 2",
+        "training: step 6 of 10, 40 s left, loss 5",
+        "training: step 9 of 10, 10 s left, loss 8",
     ]
 
 
@@ -60,7 +60,7 @@ def test_what_was_done_before_counts_for_the_total_and_not_for_the_speed(caplog,
     monkeypatch.setattr(progress, "time", Clock(30.0))
     with caplog.at_level(logging.INFO):
         list(Progress(iter("ab"), "shard", total=12, initial=10))
-    assert caplog.messages == ["shard: 11 of 12, 30 s left", "shard: 12 of 12, 0 s left"]
+    assert caplog.messages == ["shard: image 11 of 12, 30 s left", "shard: image 12 of 12, 0 s left"]
 
 
 def test_bytes_are_counted_by_their_chunks(caplog, monkeypatch):
@@ -75,7 +75,7 @@ def test_without_a_total_there_is_no_time_left(caplog, monkeypatch):
     monkeypatch.setattr(progress, "time", Clock(40.0))
     with caplog.at_level(logging.INFO):
         list(Progress(iter("a"), "unpacking", unit="file"))
-    assert caplog.messages == ["unpacking: 1"]
+    assert caplog.messages == ["unpacking: file 1"]
 
 
 def test_a_quiet_loop_says_nothing(caplog, monkeypatch):
