@@ -134,6 +134,11 @@ def _all_blocks(page: Path) -> list[Block]:
     return [block for section in sections(page) for block in blocks(section)]
 
 
+def codes(page: Path, language: str) -> list[str]:
+    """The code of every block of a language."""
+    return [block.code for block in _all_blocks(page) if block.language == language]
+
+
 def links(page: Path) -> list[str]:
     """Where the links of a page lead, those of pictures included; what stands in code is none."""
     text = INDENTED.sub("", FENCED.sub("", page.read_text()))

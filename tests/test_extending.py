@@ -28,15 +28,18 @@ from acr.recipes import DATASETS, Seeds
 from acr.seeds import as_input, normalise
 from acr.shapes import Grid
 from acr.views import HFLIP, IDENTITY, VIEWS, View, draw, restore
+from tests import pages
 from tests.running import MICRO, ROOT, dry_run, environment, plans, snakemake
 from tests.test_config import changed
 from tests.test_reruns import Job, planned
 from tests.test_views import GRIDS, attention_of, grid_of, tokens_of
 
-PAGE = (ROOT / "docs" / "extending.md").read_text()
-(CONFIGURATION,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-FILES = dict(re.findall(r"`(\w+\.py)`:\n```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
-TIMM, TRANSFORMERS = re.findall(r"^```python\n(.*?)^```$", PAGE.partition("## Only the loss")[2], re.MULTILINE | re.DOTALL)
+PAGE = ROOT / "docs" / "extending.md"
+TEXT = PAGE.read_text()
+(CONFIGURATION,) = pages.codes(PAGE, "yaml")
+FILES = pages.written(PAGE)
+(LOSS,) = (section for section in pages.sections(PAGE) if section.startswith("## Only the loss"))
+TIMM, TRANSFORMERS = (block.code for block in pages.blocks(LOSS) if block.language == "python")
 TARGET = "results/scenes/seeds/mine/provenance.json"
 IMAGES = {"train": 8, "val": 2}
 
@@ -74,7 +77,7 @@ def made(folder: Path) -> Path:
     """What the page's command makes, with settings of seconds and two processes that train together."""
     (folder / "two.yaml").write_text("execution: {processes: 2}\n")
     config = [MICRO, folder / "mine.yaml", folder / "two.yaml"]
-    assert f"-- {TARGET}\n" in PAGE
+    assert f"-- {TARGET}\n" in TEXT
     finished = snakemake(folder, "--", TARGET, config=config)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return folder / "results" / "scenes"
@@ -98,7 +101,7 @@ def modules(folder: Path) -> Iterator[dict[str, ModuleType]]:
 
 
 def test_the_page_fits_a_screen_or_two_and_names_its_files() -> None:
-    assert len(PAGE.splitlines()) <= 140
+    assert len(TEXT.splitlines()) <= 140
     assert sorted(FILES) == sorted(yaml.safe_load(CONFIGURATION)["extensions"])
 
 

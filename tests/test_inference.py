@@ -18,12 +18,12 @@ from acr.config import canonical
 from acr.datasets.base import read_split
 from acr.files import Arrays, read_json
 from acr.images import as_working_image, read_image, read_mask, resize_mask, upsample, write_image
-from acr.inference import CRF, LIKELY, SCALES, Localiser, Segmenter, localise_file, photographs_of, predict
+from acr.inference import CRF, LIKELY, SCALES, Localiser, Segmenter, photographs_of, predict, write_maps
 from acr.overlays import SIDE, TITLE, heat_map, painted, thumbnail
 from acr.processes import AHEAD
 from acr.recipes import Execution, Predictions
 from acr.segmenters import predict_shard, scores
-from tests.pages import blocks, sections
+from tests import pages
 from tests.running import ROOT, environment
 
 PAGE = ROOT / "docs" / "inference.md"
@@ -260,9 +260,9 @@ def test_tags_are_the_probabilities_of_the_pipeline_likeliest_first(run, results
 
 def test_a_sheet_has_the_maps_of_each_localiser(results: Path, photographs, tmp_path: Path) -> None:
     plain, refined = (Localiser.read(results / "classifiers/acr", "cpu", refine=refine) for refine in (False, True))
-    path = photographs["val_0001"]
-    localise_file({"unrefined": plain, "refined": refined}, path, ["dots", "bricks"], tmp_path / "maps.png")
-    photograph, drawn = read_image(path), read_image(tmp_path / "maps.png")
+    photograph = read_image(photographs["val_0001"])
+    write_maps({"unrefined": plain, "refined": refined}, photograph, ["dots", "bricks"], tmp_path / "maps.png")
+    drawn = read_image(tmp_path / "maps.png")
     both = [each.maps(photograph, ["dots", "bricks"]) for each in (plain, refined)]
     maps = [heat_map(photograph, each[number]) for number in range(2) for each in both]
     expected = [thumbnail(photograph), *maps]
@@ -284,7 +284,7 @@ def test_the_command_prints_tags_and_draws_maps(given: list[str], results, photo
     assert capsys.readouterr().out == "".join(f"{tags[name]:.2f} {name}\n" for name in likely)
     names = given[1:] or likely or list(tags)[:1]
     both = {"unrefined": Localiser.read(model, "cpu", refine=False), "refined": refined}
-    localise_file(both, path, names, "expected.png")
+    write_maps(both, read_image(path), names, "expected.png")
     np.testing.assert_array_equal(read_image("maps.png"), read_image("expected.png"))
 
 
@@ -347,7 +347,7 @@ def test_what_the_page_calls_in_python_works(run: Path, results: Path, varied: P
     (tmp_path / "results").mkdir()
     (tmp_path / "results/textures").symlink_to(results)
     photograph = read_image(scene(Path("photo.jpg")))
-    codes = [block.code for section in sections(PAGE) for block in blocks(section) if block.language == "python"]
+    codes = pages.codes(PAGE, "python")
     assert [len([*filter(None, code.splitlines())]) for code in codes] == [3, 3]
     found: dict = {}
     for code in codes:

@@ -70,8 +70,7 @@ def test_the_page_shows_every_picture_there_is_and_no_other() -> None:
 
 
 def test_the_code_is_short() -> None:
-    code = [block.code for section in pages.sections(PAGE) for block in pages.blocks(section) if block.language == "python"]
-    lines = [line for each in code for line in each.splitlines() if line]
+    lines = [line for each in pages.codes(PAGE, "python") for line in each.splitlines() if line]
     assert len([line for line in lines if not re.match("from|import", line)]) <= LINES
     assert max(map(len, lines)) <= 128
 
