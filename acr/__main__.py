@@ -92,14 +92,15 @@ def _predict(chosen: argparse.Namespace) -> None:
 
 def _localize(chosen: argparse.Namespace) -> None:
     from acr.images import read_image
-    from acr.inference import LIKELY, Localiser, localise_file
+    from acr.inference import LIKELY, Localiser, write_maps
 
-    refined = Localiser.read(chosen.model, chosen.device)
-    tags = refined.tags(read_image(chosen.image))
-    sys.stdout.writelines(f"{probability:.2f} {name}\n" for name, probability in tags.items() if probability >= LIKELY)
-    names = chosen.classes or [name for name, probability in tags.items() if probability >= LIKELY] or list(tags)[:1]
+    refined, photograph = Localiser.read(chosen.model, chosen.device), read_image(chosen.image)
+    tags = refined.tags(photograph)
+    seen = [name for name, probability in tags.items() if probability >= LIKELY]
+    sys.stdout.writelines(f"{tags[name]:.2f} {name}\n" for name in seen)
     plain = replace(refined, recipe=replace(refined.recipe, refine=False))
-    localise_file({"unrefined": plain, "refined": refined}, chosen.image, names, chosen.output)
+    names = chosen.classes or seen or list(tags)[:1]
+    write_maps({"unrefined": plain, "refined": refined}, photograph, names, chosen.output)
 
 
 def _reproducing(chosen: argparse.Namespace) -> None:

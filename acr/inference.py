@@ -236,9 +236,10 @@ def predict(
     return readable.damaged
 
 
-def localise_file(localisers: Mapping[str, Localiser], path: str | Path, names: Sequence[str], output: str | Path) -> None:
+def write_maps(
+    localisers: Mapping[str, Localiser], photograph: UInt8[np.ndarray, "H W 3"], names: Sequence[str], output: str | Path
+) -> None:
     """Writes `output`, a sheet of the photograph and of the map that each localiser, by its title, gives of each class."""
-    photograph = read_image(path)
     pictures = {"photograph": thumbnail(photograph)}
     maps = {title: localiser.maps(photograph, names) for title, localiser in localisers.items()}
     for number, name in enumerate(names):

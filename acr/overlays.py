@@ -61,10 +61,9 @@ def heat_map(
     image: UInt8[np.ndarray, "H W 3"], scores: Float[np.ndarray, "h w"], opacity: float = 0.7
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """A map in [0, 1] over the grey photograph at display size, from dark violet at 0 to yellow at 1."""
-    size = display_size(*image.shape[:2])
-    scores = upsample(scores[None], *size)[0]
-    colours = coloured(scores).astype(np.float32)
-    return np.rint((1 - opacity) * faded(resize_image(image, *size)) + opacity * colours).astype(np.uint8)
+    photograph = faded(thumbnail(image))
+    colours = coloured(upsample(scores[None], *photograph.shape[:2])[0]).astype(np.float32)
+    return np.rint((1 - opacity) * photograph + opacity * colours).astype(np.uint8)
 
 
 def marked(picture: UInt8[np.ndarray, "H W 3"], cell: tuple[int, int], grid: Grid) -> UInt8[np.ndarray, "H W 3"]:
