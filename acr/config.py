@@ -72,6 +72,7 @@ def check(config: Mapping[str, Any]) -> Plan:
     _check_names(plan)
     _check_choices(plan)
     _check_references(plan)
+    _check_sources(plan)
     _check_figures(plan)
     _check_shares(plan)
     return _inheriting_from_weights(plan)
@@ -326,6 +327,25 @@ def _check_references(plan: Plan) -> None:
             for index, item in rows:
                 where = f"{section}.{name}" if index is None else f"{section}.{name}.rows[{index}]"
                 _check_reference(plan, item, where)
+
+
+def _check_sources(plan: Plan) -> None:
+    """Refuses pseudo labels that are made of seeds and of a segmenter, or of neither, or of a segmenter that learns from them."""
+    for name, recipe in plan.recipes["pseudo_labels"].items():
+        where = f"pseudo_labels.{name}"
+        if (recipe.seeds is None) == (recipe.segmenter is None):
+            raise ValueError(
+                f"{where} has seeds {recipe.seeds!r} and segmenter {recipe.segmenter!r}; name one and make the other null"
+            )
+        way, source = [name], recipe.segmenter
+        while source is not None:
+            labels = plan.recipes["segmenters"][source].labels
+            if labels in way:
+                raise ValueError(
+                    f"{where} is made of itself through {' -> '.join((*way, labels))}; let a segmenter learn from others first"
+                )
+            way.append(labels)
+            source = plan.recipes["pseudo_labels"][labels].segmenter
 
 
 def _check_figures(plan: Plan) -> None:

@@ -91,6 +91,20 @@ def class_attention_maps(trace: Trace, classes: Classes, layers: int) -> Float[T
     return _of_classes(attention, _token(trace, classes)) * cam_maps(trace, classes)
 
 
+def compete(maps: Float[Tensor, "K B P"], counts: Int64[Tensor, " B"], share: float) -> Float[Tensor, "K B P"]:
+    """Each map less `share` of the mean of the image's other maps, where that is positive; maps of a lone class as they are.
+
+    Maps are compared by what part of their sum a patch has. Of image b the first `counts[b]` maps are its own; those
+    beyond are 0.
+
+    deviates: the paper's classes do not know of each other, and co-occurring ones bleed into one another (App. G).
+    """
+    own = (torch.arange(len(maps), device=maps.device)[:, None] < counts)[..., None]
+    parts = maps / maps.sum(-1, keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny) * own
+    others = (parts.sum(0) - parts) / (counts[:, None] - 1).clamp(min=1)
+    return torch.where(counts[:, None] > 1, (parts - share * others).clamp(min=0) * own, maps * own)
+
+
 RECTIFIED = {
     "heads": lambda rows: rows.clamp(min=0).mean(1),
     "layers": lambda rows: rows.mean(1).clamp(min=0),

@@ -1,6 +1,7 @@
 """Pseudo labels: seeds spread by a random walk over learnt affinities, one mask an image (PSA: Ahn and Kwak, CVPR 2018)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial, reduce
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from acr.images import at_full_size, read_working_image, upsample
 from acr.measures import otsu_threshold
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_state
+from acr.pixel_refinement import refine_by_pixels
 from acr.recipes import Execution, PseudoLabels
 from acr.shapes import BACKGROUND, Grid
 
@@ -87,10 +89,14 @@ def read_affinity(model: str | Path) -> tuple[AffinityNet, tuple[Offset, ...]]:
 
 
 def _spread(model: str | Path | None, recipe: PseudoLabels, how: Execution) -> Spread:
-    if not model:
-        return lambda image, maps: maps
-    network, offsets = read_affinity(model)
-    return Walk(network.to(device_of(how)), offsets, recipe)
+    """The walk, if there is a network to walk by, and after it the refinement by pixels, if there is one."""
+    spread: list[Spread] = []
+    if model:
+        network, offsets = read_affinity(model)
+        spread.append(Walk(network.to(device_of(how)), offsets, recipe))
+    if recipe.pixels:
+        spread.append(partial(refine_by_pixels, settings=recipe.pixels, device=device_of(how)))
+    return lambda image, maps: reduce(lambda scores, each: each(image, scores), spread, maps)
 
 
 def pseudo_label_shard(
@@ -109,7 +115,7 @@ def pseudo_label_shard(
     Args:
         split: table of the split.
         maps: seeds of the whole split.
-        model: model.safetensors of the affinity network; none thresholds the seeds as they are.
+        model: model.safetensors of the affinity network; without one nothing is walked.
         recipe: a `pseudo_labels` recipe.
         execution: how to run.
         shard: which images.

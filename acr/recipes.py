@@ -180,6 +180,16 @@ class Crf:
 
 
 @dataclass(frozen=True)
+class PixelRefinement:
+    """Scores averaged with those of pixels of a like colour around, again and again (PAR: Ru et al., CVPR 2022)."""
+
+    iterations: int = 10
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)  # cells to the eight neighbours at each of these distances
+    tolerance: float = 0.3  # of colour, in standard deviations of a cell's neighbourhood
+    stride: int = 2  # pixels of a cell
+
+
+@dataclass(frozen=True)
 class Classifier:
     """A vision transformer trained from tags on two views, with the consistency of Eq. 1, 2 and 6."""
 
@@ -269,6 +279,7 @@ class Seeds:
     rectify: Literal["heads", "layers"] = published(
         "heads", paper="layers", official="heads", source="Sec. 3.3 before Eq. 7, which knows no heads; --getam_func grad"
     )
+    competition: float = 0.0  # share of the mean of an image's other maps that each loses before it is refined
     refine: bool = published(True, paper=True, official=True, source="Eq. 8; --aff True")
     # averaged: 0 is the first, -1 the last; null: as `layers`
     affinity_layers: tuple[int, ...] | Literal["all"] | None = published(
@@ -314,14 +325,20 @@ class Affinity:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Seeds spread by a random walk over the affinities, one mask an image."""
+    """One mask an image: of seeds, spread by a random walk over affinities; or of a segmenter, among the image's classes.
 
-    seeds: str = upstream("seeds")
+    The latter is self-training, for whose masks only `scales` and `crf` count.
+    """
+
+    seeds: str | None = upstream("seeds", default=None)
+    segmenter: str | None = upstream("segmenters", default=None)  # in place of seeds
     affinity: str | None = upstream("affinities", default=None)  # null: seeds are thresholded without a walk
     background: float | Literal["otsu"] = "otsu"  # constant background score, or each image's own, found without masks
     exponent: float = 8.0  # of the affinities before they are normalised
     walk_steps: int = 256
-    crf: Crf | None = None  # after the walk
+    pixels: PixelRefinement | None = None  # after the walk
+    crf: Crf | None = None  # after both
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0)  # at which a segmenter sees the image; it takes the maximum of its logits
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from acr.datasets.base import Record, read_split, shard_of
 from acr.devices import device_of
 from acr.files import write_resumably
 from acr.images import read_image, resize_image
-from acr.localisation import METHODS, asked, kept, refining_layers
+from acr.localisation import METHODS, asked, compete, kept, refining_layers
 from acr.models.trace import Trace, affinity, all_kept
 from acr.models.vit import VitClassifier
 from acr.recipes import Execution, Seeds
@@ -60,6 +60,9 @@ def localise(
     """
     trace = traced(model, images, recipe)
     maps = METHODS[recipe.method].maps(trace, of_trace(classes, trace), recipe)
+    if recipe.competition:
+        counts = torch.tensor([len(each) for each in classes], device=maps.device)
+        maps = compete(maps, counts.repeat(maps.shape[1] // len(classes)), recipe.competition)
     if recipe.refine:
         maps = PRODUCTS[recipe.product](maps, mean_affinity(trace, refining_layers(recipe), recipe.affinity_power))
     return normalise(mirrored_back(maps, trace, recipe))

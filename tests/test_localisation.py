@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acr import localisation
+from acr.localisation import compete
 from acr.models.attention import Keep
 from acr.models.trace import Trace
 from acr.models.vit import VitClassifier
@@ -327,3 +328,24 @@ def test_generic_of_a_vision_transformer_is_a_product_of_matrices(small: VitClas
         expected = relevance(trace, index, layers)[:, 0, 1:]
         assert expected.std() > 0.01 * expected.mean()
         np.testing.assert_allclose(maps, expected, rtol=1e-9, atol=1e-9 * expected.max())
+
+
+def test_competition_takes_a_share_of_the_other_classes_by_hand() -> None:
+    maps = torch.tensor([[[1.0, 3.0]], [[2.0, 2.0]]])
+    assert compete(maps, torch.tensor([2]), 0.5).tolist() == [[[0.0, 0.5]], [[0.375, 0.125]]]
+    # a map that is nowhere takes nothing from another, and stays so
+    assert compete(torch.stack([maps[0], 0 * maps[1]]), torch.tensor([2]), 1.0).tolist() == [[[0.25, 0.75]], [[0.0, 0.0]]]
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1))
+def test_competition_of_an_image_is_no_matter_to_those_beside_it(state: int, share: float) -> None:
+    maps = torch.rand(3, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(state))
+    counts = torch.tensor([3, 1, 2])
+    together = compete(maps, counts, share)
+    for image, count in enumerate(counts.tolist()):
+        alone = compete(maps[:count, image : image + 1], counts[image : image + 1], share)
+        torch.testing.assert_close(together[:count, image : image + 1], alone, rtol=0, atol=0)
+        assert not together[count:, image].any()
+    torch.testing.assert_close(together[:1, 1], maps[:1, 1])  # a lone class has nobody to compete with
+    none = compete(maps, counts, 0.0)[:, 0]
+    torch.testing.assert_close(none, maps[:, 0] / maps[:, 0].sum(-1, keepdim=True))

@@ -64,6 +64,7 @@ VALUES = {
     "pseudo_labels.seeds": "acr_star",
     "pseudo_labels.affinity": None,
     "pseudo_labels.background": 0.5,
+    "pseudo_labels.pixels": {},
     "pseudo_labels.crf": {},
     "segmenters.labels": "other",
     "segmenters.backbone": "resnet18",

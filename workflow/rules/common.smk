@@ -106,6 +106,11 @@ def upstream(section, key, path):
     return files
 
 
+def one_of(names):
+    """A regular expression of these names alone; of none, one that nothing matches."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
 def growing(amount):
     """A resources function: `amount` at first, and as much again at every retry of a job that may have lacked it."""
 
@@ -235,6 +240,6 @@ SHOWN = json.dumps({section: sorted(PLAN.recipes[section]) for section in sorted
 
 def looked_into(path):
     """The file of the classifier whose attention the report shows: that of the first pseudo labels, else of the first seeds."""
-    seeds = [recipe.seeds for _, recipe in sorted(PLAN.recipes["pseudo_labels"].items())] or sorted(PLAN.recipes["seeds"])
+    seeds = [item.seeds for _, item in sorted(PLAN.recipes["pseudo_labels"].items()) if item.seeds] or sorted(PLAN.recipes["seeds"])
     names = [PLAN.recipe("seeds", name).classifier for name in seeds] or sorted(PLAN.recipes["classifiers"])
     return [path.format(name=name) for name in names[:1]]

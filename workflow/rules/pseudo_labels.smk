@@ -1,4 +1,7 @@
-# in: seeds and affinities; out: results/{dataset}/pseudo_labels/{recipe}/{image_id}.png
+# in: seeds and affinities, or a segmenter; out: results/{dataset}/pseudo_labels/{recipe}/{image_id}.png
+
+
+SELF_LABELS = [name for name, item in PLAN.recipes["pseudo_labels"].items() if item.segmenter]  # self-training
 
 
 rule pseudo_label_shard:
@@ -13,6 +16,8 @@ rule pseudo_label_shard:
     output:
         masks=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.npz"),
         provenance=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.json"),
+    wildcard_constraints:
+        recipe=one_of(sorted({*PLAN.recipes["pseudo_labels"]} - {*SELF_LABELS})),
     log:
         "logs/{dataset}/pseudo_labels/{recipe}/{shard}.log",
     benchmark:
@@ -31,6 +36,36 @@ rule pseudo_label_shard:
         "../scripts/make_pseudo_labels.py"
 
 
+rule self_label_shard:
+    input:
+        split=ancient(split("train")),
+        split_made=SPLITS_MADE,
+        model=ancient(upstream("pseudo_labels", "segmenter", "results/{dataset}/segmenters/{name}/model.safetensors")),
+        model_made=upstream("pseudo_labels", "segmenter", "results/{dataset}/segmenters/{name}/provenance.json"),
+        description=upstream("pseudo_labels", "segmenter", "results/{dataset}/segmenters/{name}/model.json"),
+    output:
+        masks=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.npz"),
+        provenance=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.json"),
+    wildcard_constraints:
+        recipe=one_of(SELF_LABELS),
+    log:
+        "logs/{dataset}/pseudo_labels/{recipe}/{shard}.log",
+    benchmark:
+        "logs/{dataset}/pseudo_labels/{recipe}/{shard}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: PLAN.execution.threads
+    resources:
+        gpu=1,
+        mem_mb=growing(8000),
+        runtime=growing(240),
+    params:
+        recipe=recipe("pseudo_labels"),
+        code=code("make_self_labels.py"),
+    script:
+        "../scripts/make_self_labels.py"
+
+
 rule pseudo_labels:
     input:
         split=ancient(split("train")),
@@ -39,6 +74,8 @@ rule pseudo_labels:
         maps_made=rules.pseudo_label_shard.input.maps_made,
         model=ancient(rules.pseudo_label_shard.input.model),
         model_made=rules.pseudo_label_shard.input.model_made,
+        segmenter=ancient(rules.self_label_shard.input.model),
+        segmenter_made=rules.self_label_shard.input.model_made,
         shards=expand("results/{{dataset}}/pseudo_labels/{{recipe}}.shards/{shard}.npz", shard=SHARDS),
         parts=expand("results/{{dataset}}/pseudo_labels/{{recipe}}.shards/{shard}.json", shard=SHARDS),
     output:

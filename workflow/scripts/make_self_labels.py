@@ -1,0 +1,15 @@
+"""Makes the pseudo labels of one shard by a segmenter."""
+
+from acr.jobs import job
+from acr.self_training import self_label_shard
+
+with job(snakemake) as made_from:
+    self_label_shard(
+        split=snakemake.input.split,
+        model=snakemake.input.model,
+        recipe=snakemake.params.recipe,
+        execution=snakemake.config["execution"],
+        shard=snakemake.wildcards.shard,
+        output=snakemake.output.masks,
+        made_from=made_from,
+    )
