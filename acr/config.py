@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replac
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from acr import extensions
-from acr.recipes import DATASETS, METHOD_NAMES, SECTIONS, TRAINED, VIEW_NAMES, WHOLE, Dataset, Execution, Table
+from acr.recipes import DATASETS, METHOD_NAMES, SECTIONS, TRAINED, VIEW_NAMES, WHOLE, Dataset, Execution, Segmenter, Table
 
 POSITIVE = {
     *("batch_size", "images", "training_steps", "shards", "batch", "processes", "threads", "layers"),
@@ -91,9 +91,12 @@ def _added(files: tuple[str, ...]) -> dict[str, dict[str, str]]:
 
 
 def _inheriting_from_weights(plan: Plan) -> Plan:
-    """The plan with each network built and fed as its initial weights require, unless its recipe says otherwise."""
+    """The plan with each network built and fed as what it starts from requires, unless its recipe says otherwise."""
 
     def resolved(recipe: Any) -> Any:
+        if isinstance(recipe, Segmenter) and recipe.classifier is not None:
+            classifier = resolved(plan.recipes["classifiers"][recipe.classifier])
+            return replace(recipe, backbone=classifier.backbone, normalisation=classifier.normalisation)
         if getattr(recipe, "weights", None) is None:
             return recipe
         weights = plan.recipes["weights"][recipe.weights]
@@ -330,22 +333,22 @@ def _check_references(plan: Plan) -> None:
 
 
 def _check_sources(plan: Plan) -> None:
-    """Refuses pseudo labels that are made of seeds and of a segmenter, or of neither, or of a segmenter that learns from them."""
+    """Refuses pseudo labels of a segmenter that learns from them, and segmenters that start in two ways."""
     for name, recipe in plan.recipes["pseudo_labels"].items():
-        where = f"pseudo_labels.{name}"
-        if (recipe.seeds is None) == (recipe.segmenter is None):
-            raise ValueError(
-                f"{where} has seeds {recipe.seeds!r} and segmenter {recipe.segmenter!r}; name one and make the other null"
-            )
         way, source = [name], recipe.segmenter
         while source is not None:
             labels = plan.recipes["segmenters"][source].labels
             if labels in way:
-                raise ValueError(
-                    f"{where} is made of itself through {' -> '.join((*way, labels))}; let a segmenter learn from others first"
-                )
+                through = " -> ".join((*way, labels))
+                raise ValueError(f"pseudo_labels.{name} is made of itself: {through}; let its segmenter learn from others")
             way.append(labels)
             source = plan.recipes["pseudo_labels"][labels].segmenter
+    for name, segmenter in plan.recipes["segmenters"].items():
+        if segmenter.classifier is not None and segmenter.weights is not None:
+            raise ValueError(
+                f"segmenters.{name} starts from classifier {segmenter.classifier!r} and from weights {segmenter.weights!r}; "
+                "make one of them null"
+            )
 
 
 def _check_figures(plan: Plan) -> None:

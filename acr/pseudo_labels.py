@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from acr import config
 from acr.affinities import Offset, affinity_without_gradient, neighbours, random_walk, transition
 from acr.crf import masks
-from acr.datasets.base import read_split, shard_of
+from acr.datasets.base import Record, Split, read_split, shard_of
 from acr.devices import device_of
 from acr.files import Arrays, read_json, write_resumably
 from acr.images import at_full_size, read_working_image, upsample
@@ -20,7 +20,7 @@ from acr.measures import otsu_threshold
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import load_state
 from acr.pixel_refinement import refine_by_pixels
-from acr.recipes import Execution, PseudoLabels
+from acr.recipes import Crf, Execution, PseudoLabels
 from acr.shapes import BACKGROUND, Grid
 
 Spread = Callable[[UInt8[np.ndarray, "H W 3"], Float32[np.ndarray, "K h w"]], Float32[np.ndarray, "K i j"]]
@@ -88,6 +88,15 @@ def read_affinity(model: str | Path) -> tuple[AffinityNet, tuple[Offset, ...]]:
     return network.requires_grad_(False).eval(), neighbours(description["radius"])
 
 
+Score = Callable[[Record, UInt8[np.ndarray, "H W 3"]], Float32[np.ndarray, "L H W"]]
+
+
+def seed_scores(data: Split, maps: str | Path, model: str | Path | None, recipe: PseudoLabels, how: Execution) -> Score:
+    """`pseudo_scores` as a function of a record and its photograph; arguments as `pseudo_label_shard` has them."""
+    seeds, spread = Arrays(maps), _spread(model, recipe, how)
+    return lambda record, image: pseudo_scores(image, seeds[record.image_id].astype(np.float32), recipe.background, spread)
+
+
 def _spread(model: str | Path | None, recipe: PseudoLabels, how: Execution) -> Spread:
     """The walk, if there is a network to walk by, and after it the refinement by pixels, if there is one."""
     spread: list[Spread] = []
@@ -97,6 +106,20 @@ def _spread(model: str | Path | None, recipe: PseudoLabels, how: Execution) -> S
     if recipe.pixels:
         spread.append(partial(refine_by_pixels, settings=recipe.pixels, device=device_of(how)))
     return lambda image, maps: reduce(lambda scores, each: each(image, scores), spread, maps)
+
+
+def write_labels(
+    score: Score, part: Split, crf: Crf | None, workers: int, output: str | Path, made_from: Mapping
+) -> None:
+    """Writes the best label of each pixel of each image of a part of a split, after a CRF if there is one."""
+
+    def labels(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
+        records = part.records[first:]
+        images = ((record, read_working_image(record.image)) for record in records)
+        made = zip(masks(((image, score(record, image)) for record, image in images), crf, workers), records, strict=True)
+        return (at_full_size(mask_values(part.class_indices(record))[mask], record.image) for mask, record in made)
+
+    write_resumably(output, made_from, [record.image_id for record in part.records], labels)
 
 
 def pseudo_label_shard(
@@ -122,16 +145,7 @@ def pseudo_label_shard(
         output: the archive.
         made_from: all that the masks are a function of: what an interrupted call of it made is not made again.
     """
-    wanted, data, seeds = config.load(PseudoLabels, recipe), read_split(split), Arrays(maps)
+    wanted, data = config.load(PseudoLabels, recipe), read_split(split)
     how = config.build(Execution, execution, "execution")
-    part, spread = shard_of(data, shard).records, _spread(model, wanted, how)
-
-    def labels(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
-        images = ((record.image_id, read_working_image(record.image)) for record in part[first:])
-        scored = (
-            (image, pseudo_scores(image, seeds[name].astype(np.float32), wanted.background, spread)) for name, image in images
-        )
-        made = zip(masks(scored, wanted.crf, how.workers), part[first:], strict=True)
-        return (at_full_size(mask_values(data.class_indices(record))[mask], record.image) for mask, record in made)
-
-    write_resumably(output, made_from, [record.image_id for record in part], labels)
+    score = seed_scores(data, maps, model, wanted, how)
+    write_labels(score, shard_of(data, shard), wanted.crf, how.workers, output, made_from)

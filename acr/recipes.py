@@ -325,20 +325,18 @@ class Affinity:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """One mask an image: of seeds, spread by a random walk over affinities; or of a segmenter, among the image's classes.
+    """Seeds spread by a random walk over the affinities, one mask an image."""
 
-    The latter is self-training, for whose masks only `scales` and `crf` count.
-    """
-
-    seeds: str | None = upstream("seeds", default=None)
-    segmenter: str | None = upstream("segmenters", default=None)  # in place of seeds
+    seeds: str = upstream("seeds")
     affinity: str | None = upstream("affinities", default=None)  # null: seeds are thresholded without a walk
     background: float | Literal["otsu"] = "otsu"  # constant background score, or each image's own, found without masks
     exponent: float = 8.0  # of the affinities before they are normalised
     walk_steps: int = 256
     pixels: PixelRefinement | None = None  # after the walk
     crf: Crf | None = None  # after both
-    scales: tuple[float, ...] = (0.5, 0.75, 1.0)  # at which a segmenter sees the image; it takes the maximum of its logits
+    # self-training: who learnt from other pseudo labels, and now has a say beside the seeds; and the scales it sees
+    segmenter: str | None = upstream("segmenters", default=None)
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -348,6 +346,8 @@ class Segmenter:
     labels: str = upstream("pseudo_labels")
     backbone: str = "resnet101"
     weights: str | None = upstream("weights", default=None)
+    # whose transformer is the backbone, as it was trained, in place of `backbone` and `weights`
+    classifier: str | None = upstream("classifiers", default=None)
     options: Mapping[str, Any] = field(default_factory=dict)
     normalisation: Normalisation = "native"
     freeze_norm: bool = True
@@ -357,6 +357,7 @@ class Segmenter:
     crop_scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
     augmentations: tuple[Literal["hflip", "vflip", "transpose", "channels", "invert"], ...] = ("hflip",)
     loss_scales: tuple[float, ...] = (0.5, 0.75)  # beside 1 and the maximum over all
+    background_weight: float = 1.0  # of a cell of the background in the loss; cells of classes weigh 1
     training: Training = Training(steps=20_000, batch_size=10, learning_rate=2.5e-4, head_factor=10.0)
 
 

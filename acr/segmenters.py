@@ -34,22 +34,30 @@ from acr.images import (
 from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_scales, maximum, upsample
 from acr.models.weights import load_state, load_weights
 from acr.recipes import Execution, Predictions, Segmenter
-from acr.shapes import VOID
+from acr.shapes import BACKGROUND, VOID
 from acr.training import Run, fit, freeze_norm, freeze_stem, save_trained
 
 
-def cross_entropy(logits: Float[Tensor, "B K h w"], labels: UInt8[Tensor, "B h w"]) -> Float[Tensor, ""]:
-    """The mean over cells that are not VOID, of all processes that train together; 0 where all are."""
-    total = functional.cross_entropy(logits, labels.long(), ignore_index=VOID, reduction="sum")
-    return total / mean_count(labels != VOID)
+def cross_entropy(
+    logits: Float[Tensor, "B K h w"], labels: UInt8[Tensor, "B h w"], background_weight: float = 1.0
+) -> Float[Tensor, ""]:
+    """The weighted mean over cells that are not VOID, of all processes that train together; 0 where all are.
+
+    Cells of the background weigh `background_weight`, all others 1.
+    """
+    weights = logits.new_ones(logits.shape[1])
+    weights[BACKGROUND] = background_weight
+    total = functional.cross_entropy(logits, labels.long(), weights, ignore_index=VOID, reduction="sum")
+    of_cells = torch.where(labels == BACKGROUND, background_weight, 1.0) * (labels != VOID)
+    return total / mean_count(of_cells)
 
 
 class Objective(nn.Module):
-    """Cross-entropy summed over scale 1, the recipe's `loss_scales`, and the maximum of the logits over all of these."""
+    """Cross-entropy summed over scale 1, the `loss_scales`, and the maximum of the logits over all of these."""
 
-    def __init__(self, model: DeepLabV2, loss_scales: Sequence[float]) -> None:
+    def __init__(self, model: DeepLabV2, loss_scales: Sequence[float], background_weight: float = 1.0) -> None:
         super().__init__()
-        self.model, self.scales = model, (1.0, *loss_scales)
+        self.model, self.scales, self.background_weight = model, (1.0, *loss_scales), background_weight
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The terms, of which `loss` is the sum, for uint8 images "B 3 H W" and uint8 masks "B H W"."""
@@ -57,10 +65,10 @@ class Objective(nn.Module):
         compared = {f"scale_{scale:g}": each for scale, each in zip(self.scales, logits, strict=True)}
         if len(logits) > 1:
             compared["maximum"] = maximum(logits)
-        terms = {
-            name: cross_entropy(each, labels_at(batch["mask"], each.shape[-2], each.shape[-1], self.model.stride))
-            for name, each in compared.items()
-        }
+        terms = {}
+        for name, each in compared.items():
+            labels = labels_at(batch["mask"], each.shape[-2], each.shape[-1], self.model.stride)
+            terms[name] = cross_entropy(each, labels, self.background_weight)
         first, *others = terms.values()
         return {"loss": sum(others, first), **terms}
 
@@ -104,7 +112,15 @@ def scores(model: DeepLabV2, image: UInt8[np.ndarray, "H W 3"], scales: Sequence
 
 @on_all_devices
 def train_segmenter(
-    *, split: str, masks: str, weights: str | None, recipe: str, execution: Mapping, folder: str, made_from: Mapping
+    *,
+    split: str,
+    masks: str,
+    weights: str | None,
+    classifier: str | None = None,
+    recipe: str,
+    execution: Mapping,
+    folder: str,
+    made_from: Mapping,
 ) -> None:
     """Trains a `segmenters` recipe and writes model and history into `folder`.
 
@@ -112,6 +128,7 @@ def train_segmenter(
         split: table of the training split.
         masks: folder of the pseudo labels, {image_id}.png.
         weights: initial weights of the backbone; None starts from random values.
+        classifier: model.safetensors of a classifier, from whose transformer the backbone starts instead.
         recipe: a Segmenter.
         execution: how to run.
         folder: where model.safetensors, model.json and history.csv go.
@@ -122,13 +139,16 @@ def train_segmenter(
     keys = ("backbone", "options", "stride", "dilations", "normalisation")
     description = {"kind": "segmenter", "classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
     model = build_deeplab(description)
-    load_weights(model.backbone.network, weights)
+    if classifier:
+        load_state(model.backbone, classifier, optional=("network.norm.",))  # one that reads tokens before it has none
+    else:
+        load_weights(model.backbone.network, weights)
     if weights:
         freeze_stem(model.backbone.network)
     if wanted.freeze_norm:
         freeze_norm(model)
     sample = Sample(data, masks, wanted, model.backbone.normalise.fill)
-    objective = Objective(model, wanted.loss_scales)
+    objective = Objective(model, wanted.loss_scales, wanted.background_weight)
     run = Run(Path(folder), made_from, config.build(Execution, execution, "execution"))
     described = description | {"mask_values": ["background", *data.classes]} | model.backbone.normalise.described
     save_trained(run, model, described, fit(objective, len(data.records), sample, wanted.training, run))

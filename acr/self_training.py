@@ -1,55 +1,45 @@
-"""Self-training: a segmenter that learnt from pseudo labels makes better ones, among the classes that the tags name."""
+"""Self-training: a segmenter that learnt from pseudo labels has a say beside the seeds, and better ones are made of both."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from acr import config
-from acr.crf import masks
-from acr.datasets.base import read_split, shard_of
+from acr.datasets.base import Record, read_split, shard_of
 from acr.devices import device_of
-from acr.files import write_resumably
-from acr.images import at_full_size, read_working_image
-from acr.pseudo_labels import mask_values
+from acr.pseudo_labels import mask_values, seed_scores, write_labels
 from acr.recipes import Execution, PseudoLabels
 from acr.segmenters import read_segmenter, scores
 
 
-def of_tags(probabilities: Float32[np.ndarray, "K H W"], indices: Sequence[int]) -> Float32[np.ndarray, "L H W"]:
-    """What a segmenter's K probabilities, the background's first, become once the classes are known: L - 1 of `indices`.
+def agreed(
+    seeds: Float32[np.ndarray, "L H W"], segmented: Float32[np.ndarray, "K H W"], indices: Sequence[int]
+) -> Float32[np.ndarray, "L H W"]:
+    """Probabilities of the background and of the image's classes `indices`: both sides' multiplied, each pixel's over their sum.
 
-    The background and the tagged classes share each pixel in the proportions they have there.
+    What the segmenter gives classes that the image does not have is left out. Seeds say where a class is in this image,
+    and a segmenter, which saw all images, what belongs to it.
     """
-    kept = probabilities[mask_values(indices)]
-    return kept / np.maximum(kept.sum(0), np.finfo(np.float32).tiny)
+    both = seeds * segmented[mask_values(indices)]
+    return both / np.maximum(both.sum(0), np.finfo(np.float32).tiny)
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def self_label_shard(
-    *, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str, made_from: Mapping
-) -> None:
-    """Writes the masks of one shard of a split, such as `0-of-4`, as an npz archive.
+def self_label_shard(*, split: str, segmenter: str, recipe: str, execution: Mapping, shard: str, **which: Any) -> None:
+    """Writes the masks of one shard of a split as an npz archive.
 
-    Args:
-        split: table of the split; its tags count.
-        model: model.safetensors of the segmenter.
-        recipe: a `pseudo_labels` recipe, of which `scales` and `crf` count.
-        execution: how to run.
-        shard: which images.
-        output: the archive.
-        made_from: all that the masks are a function of: what an interrupted call of it made is not made again.
+    `segmenter` is the model.safetensors of one; all other arguments are those of `acr.pseudo_labels.pseudo_label_shard`.
     """
     wanted, data = config.load(PseudoLabels, recipe), read_split(split)
     how = config.build(Execution, execution, "execution")
-    part, network = shard_of(data, shard).records, read_segmenter(model).to(device_of(how))
+    network = read_segmenter(segmenter).to(device_of(how))
+    seeds = seed_scores(data, which.pop("maps"), which.pop("model"), wanted, how)
 
-    def labels(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
-        images = ((record, read_working_image(record.image)) for record in part[first:])
-        scored = ((image, of_tags(scores(network, image, wanted.scales), data.class_indices(record))) for record, image in images)
-        made = zip(masks(scored, wanted.crf, how.workers), part[first:], strict=True)
-        return (at_full_size(mask_values(data.class_indices(record))[mask], record.image) for mask, record in made)
+    def score(record: Record, image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "L H W"]:
+        return agreed(seeds(record, image), scores(network, image, wanted.scales), data.class_indices(record))
 
-    write_resumably(output, made_from, [record.image_id for record in part], labels)
+    write_labels(score, shard_of(data, shard), wanted.crf, how.workers, **which)

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from acr.config import canonical
 from acr.crf import crf_mask
@@ -14,6 +15,8 @@ from acr.datasets.base import Record, Split, read_split, write_classes, write_sp
 from acr.files import Arrays
 from acr.images import read_image, write_image, write_mask
 from acr.models.deeplab import build_deeplab
+from acr.models.vit import VitClassifier
+from acr.models.weights import save_model
 from acr.recipes import Crf, Predictions, Segmenter, Training
 from acr.segmenters import (
     Objective,
@@ -90,6 +93,17 @@ def test_cross_entropy_by_hand():
     logits = torch.tensor([[0.0, 0.0, 9.0], [math.log(3.0), 0.0, 0.0]]).view(1, 2, 1, 3)
     labels = torch.tensor([[[1, 0, 255]]], dtype=torch.uint8)
     assert cross_entropy(logits, labels).item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+
+
+def test_the_background_weighs_what_it_is_told_to():
+    """Two cells of the background and one of a class, by hand; at weight 1 nothing changes, bit for bit."""
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 0.0]]).reshape(1, 2, 1, 3)
+    labels = torch.tensor([[[0, 1, 0]]], dtype=torch.uint8)
+    costs = torch.log1p(torch.exp(-torch.tensor([2.0, 1.0, 1.0])))
+    expected = (0.25 * costs[0] + costs[1] + 0.25 * costs[2]) / 1.5
+    assert torch.isclose(cross_entropy(logits, labels, 0.25), expected)
+    plain = torch.nn.functional.cross_entropy(logits, labels.long(), reduction="sum") / 3
+    assert torch.equal(cross_entropy(logits, labels), plain)
 
 
 def test_nothing_but_void_costs_nothing():
@@ -187,11 +201,11 @@ def test_scores_of_one_scale_are_the_softmax_of_the_logits():
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def train(data, name: str, wanted: Segmenter, **how) -> str:
+def train(data, name: str, wanted: Segmenter, classifier: str | None = None) -> str:
     folder = str(data.folder / name)
     text = canonical(wanted)
-    common = {"split": data.split, "masks": data.masks, "weights": None, "made_from": {}}
-    train_segmenter(recipe=text, execution={**HOW, **how}, folder=folder, **common)
+    common = {"split": data.split, "masks": data.masks, "weights": None, "classifier": classifier, "made_from": {}}
+    train_segmenter(recipe=text, execution=HOW, folder=folder, **common)
     return folder
 
 
@@ -219,6 +233,18 @@ def test_training_writes_all_that_prediction_needs(data, trained):
     model = read_segmenter(f"{trained}/model.safetensors")
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_segmenter_goes_on_from_a_classifiers_transformer(data):
+    torch.manual_seed(1)
+    save_model(data.folder / "classifier", VitClassifier("vit_stem8_96", 2, "half"), {})
+    path = str(data.folder / "classifier" / "model.safetensors")
+    untrained = recipe(backbone="vit_stem8_96", classifier="acr", training=Training(steps=0))
+    folder = train(data, "transformer", untrained, classifier=path)
+    found, given = (load_file(f"{each}/model.safetensors") for each in (folder, data.folder / "classifier"))
+    shared = {name: tensor for name, tensor in found.items() if name.startswith("backbone.network.")}
+    assert shared
+    assert all(torch.equal(tensor, given[name.removeprefix("backbone.")]) for name, tensor in shared.items())
 
 
 def test_training_is_repeatable(data, trained):

@@ -3,17 +3,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acr.config import canonical
 from acr.crf import crf_mask
 from acr.datasets.base import Record, Split, write_classes, write_split
-from acr.files import Arrays
+from acr.files import Arrays, write_arrays
 from acr.images import read_image, write_image
 from acr.models.deeplab import build_deeplab
 from acr.models.weights import save_model
 from acr.recipes import Crf, PseudoLabels
 from acr.segmenters import read_segmenter, scores
-from acr.self_training import of_tags, self_label_shard
+from acr.pseudo_labels import pseudo_scores
+from acr.self_training import agreed, self_label_shard
 
 CLASSES = ("bird", "cat", "dog")
 TAGS = (("cat",), ("dog", "bird"), CLASSES, ())
@@ -25,26 +28,39 @@ DESCRIPTION = {
     "normalisation": "half",
     "classes": CLASSES,
 }
-RECIPE = PseudoLabels(segmenter="deeplab", scales=(1.0,))
+RECIPE = PseudoLabels(seeds="acr", background=0.5, segmenter="deeplab", scales=(1.0,))
 
 
-def test_background_and_tags_share_what_others_had():
-    probabilities = np.array([0.2, 0.3, 0.4, 0.1], np.float32).reshape(4, 1, 1)
-    assert np.allclose(of_tags(probabilities, (2,)).ravel(), [2 / 3, 1 / 3])
-    assert np.allclose(of_tags(probabilities, (2, 0)).ravel(), [2 / 6, 1 / 6, 3 / 6])  # in the order of the tags
-    assert np.allclose(of_tags(probabilities, (0, 1, 2)), probabilities)
-    assert of_tags(probabilities, ()).ravel().tolist() == [1]
-    assert of_tags(0 * probabilities, (1,)).ravel().tolist() == [0, 0]
+def test_both_sides_are_multiplied_by_hand():
+    seeds = np.array([0.25, 0.75], np.float32).reshape(2, 1, 1)
+    segmented = np.array([0.2, 0.3, 0.4, 0.1], np.float32).reshape(4, 1, 1)
+    # of the third class: 0.25 x 0.2 for the background, 0.75 x 0.1 for it
+    assert np.allclose(agreed(seeds, segmented, (2,)).ravel(), [0.4, 0.6])
+    two = np.array([0.5, 0.25, 0.25], np.float32).reshape(3, 1, 1)
+    assert np.allclose(agreed(two, segmented, (2, 0)).ravel(), np.array([0.1, 0.025, 0.075]) / 0.2)  # in the order of the tags
+    assert agreed(np.ones((1, 1, 1), np.float32), segmented, ()).ravel().tolist() == [1]
+    assert agreed(seeds, 0 * segmented, (1,)).ravel().tolist() == [0, 0]
+
+
+@given(st.integers(0, 10_000))
+def test_who_knows_nothing_changes_nothing(state):
+    rng = np.random.default_rng(state)
+    segmented = rng.dirichlet(np.ones(4), (2, 3)).transpose(2, 0, 1).astype(np.float32)
+    even = np.full((4, 2, 3), 0.25, np.float32)
+    assert np.allclose(agreed(even, segmented, (0, 1, 2)), segmented, atol=1e-6)
+    assert np.allclose(agreed(segmented, even, (0, 1, 2)), segmented, atol=1e-6)
 
 
 @pytest.fixture
 def made(tmp_path):
     """Four images of 22 x 30 pixels and an untrained segmenter; a call makes their labels by a recipe."""
-    rng, records = np.random.default_rng(0), []
+    rng, records, seeds = np.random.default_rng(0), [], {}
     for index, labels in enumerate(TAGS):
         path = tmp_path / f"{index}.png"
         write_image(path, rng.integers(0, 256, (22, 30, 3), dtype=np.uint8))
         records.append(Record(str(index), path, None, labels))
+        seeds[str(index)] = rng.random((len(labels), 5, 6)).astype(np.float16)
+    write_arrays(tmp_path / "maps.npz", seeds.items())
     write_split(tmp_path / "train.csv", Split("train", CLASSES, tuple(records)))
     write_classes(tmp_path / "classes.txt", CLASSES)
     torch.manual_seed(0)
@@ -57,7 +73,9 @@ def made(tmp_path):
         output = tmp_path / f"{shard}.npz"
         self_label_shard(
             split=str(tmp_path / "train.csv"),
-            model=str(tmp_path / "network" / "model.safetensors"),
+            maps=str(tmp_path / "maps.npz"),
+            model=None,
+            segmenter=str(tmp_path / "network" / "model.safetensors"),
             recipe=canonical(recipe),
             execution={"device": "cpu", "workers": 0},
             shard=shard,
@@ -72,16 +90,18 @@ def made(tmp_path):
 
 @pytest.mark.parametrize("crf", [None, Crf(bilateral_xy=20.0)])
 def test_each_pixel_takes_the_best_of_the_tagged_classes(made, tmp_path, crf):
-    labels = made(replace(RECIPE, crf=crf))
+    labels, seeds = made(replace(RECIPE, crf=crf)), Arrays(tmp_path / "maps.npz")
     model = read_segmenter(tmp_path / "network" / "model.safetensors")
+    changed = 0
     for index, tags in enumerate(TAGS):
         image = read_image(tmp_path / f"{index}.png")
-        values = [0, *(CLASSES.index(tag) + 1 for tag in tags)]
-        kept = scores(model, image, (1.0,))[values]
-        best = kept.argmax(0) if crf is None else crf_mask(image, kept / kept.sum(0), crf)
+        values = [0, *(CLASSES.index(tag) + 1 for tag in sorted(tags))]
+        first = pseudo_scores(image, seeds[str(index)].astype(np.float32), 0.5, lambda image, maps: maps)
+        both = first * scores(model, image, (1.0,))[values]
+        best = both.argmax(0) if crf is None else crf_mask(image, both / both.sum(0), crf)
         assert (labels[str(index)] == np.array(values)[best]).all()
-    # the fixture is no test of tags unless the network would name others
-    assert set(np.unique(scores(model, read_image(tmp_path / "0.png"), (1.0,)).argmax(0))) - {0, 2}
+        changed += (best != first.argmax(0)).sum()
+    assert changed > 100  # else the segmenter would have had no say
 
 
 def test_the_number_of_shards_leaves_no_trace(made):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from acr.models.features import FeatureBackbone
+from acr.models.vit import VitFeatures, is_transformer
 from acr.shapes import VOID
 
 
@@ -48,7 +49,10 @@ class DeepLabV2(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
-        self.backbone = FeatureBackbone(backbone, stride, normalisation, options)
+        if is_transformer(backbone):
+            self.backbone: FeatureBackbone | VitFeatures = VitFeatures(backbone, stride, normalisation)
+        else:
+            self.backbone = FeatureBackbone(backbone, stride, normalisation, options)
         self.head = Aspp(self.backbone.channels[-1], classes, dilations)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K h w"]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from acr.models.attention import ATTENTION, Keep, attention_layer, readable, through
-from acr.models.features import Normalise
+from acr.models.features import Normalise, check_name
 from acr.models.trace import Trace
 from acr.shapes import Grid
 
@@ -84,6 +84,45 @@ class VitClassifier(nn.Module):
     def fitted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Pretrained tensors under timm's names as this network needs them: here as they are."""
         return dict(weights)
+
+
+class VitFeatures(nn.Module):
+    """The last tokens of a vision transformer as the one level of feature maps; tensors have the names of `VitClassifier`.
+
+    Raises:
+        ValueError: `stride` is not the side of a patch; or see `VitClassifier`.
+    """
+
+    def __init__(self, backbone: str, stride: int, normalisation: str) -> None:
+        super().__init__()
+        self.normalise = Normalise(backbone, normalisation)
+        self.network = _transformer(backbone, 0)
+        self.patch = int(self.network.patch_embed.feat_ratio())
+        if self.patch != stride:
+            raise ValueError(f"stride is {stride}, but patches of {backbone} have sides of {self.patch} pixels; make it that")
+        self.channels = (self.network.num_features,)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """One map of features, whose cell (i, j) lies over pixel (i stride, j stride), of RGB `images` in [0, 1].
+
+        Both sides are a multiple of the stride plus one, as convolutions have it. A patch lies around its pixel, to half of
+        one: the image is continued with the mean colour by half a patch on each side.
+        """
+        before, after = self.patch // 2, self.patch - self.patch // 2 - 1
+        padded = functional.pad(self.normalise(images), (before, after, before, after))
+        tokens = self.network.forward_features(padded)[:, self.network.num_prefix_tokens :]
+        height, width = (side // self.patch for side in padded.shape[-2:])
+        return [tokens.transpose(1, 2).unflatten(-1, (height, width))]
+
+
+def is_transformer(backbone: str) -> bool:
+    """Whether timm's network of that name is a vision transformer."""
+    check_name(backbone, "backbone")
+    try:
+        with torch.device("meta"):
+            return isinstance(timm.create_model(backbone), VisionTransformer)
+    except TypeError:  # a network that cannot classify, as ours of PSA
+        return False
 
 
 def _transformer(backbone: str, classes: int) -> VisionTransformer:

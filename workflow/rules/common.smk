@@ -240,6 +240,6 @@ SHOWN = json.dumps({section: sorted(PLAN.recipes[section]) for section in sorted
 
 def looked_into(path):
     """The file of the classifier whose attention the report shows: that of the first pseudo labels, else of the first seeds."""
-    seeds = [item.seeds for _, item in sorted(PLAN.recipes["pseudo_labels"].items()) if item.seeds] or sorted(PLAN.recipes["seeds"])
+    seeds = [recipe.seeds for _, recipe in sorted(PLAN.recipes["pseudo_labels"].items())] or sorted(PLAN.recipes["seeds"])
     names = [PLAN.recipe("seeds", name).classifier for name in seeds] or sorted(PLAN.recipes["classifiers"])
     return [path.format(name=name) for name in names[:1]]

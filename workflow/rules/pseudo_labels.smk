@@ -1,4 +1,4 @@
-# in: seeds and affinities, or a segmenter; out: results/{dataset}/pseudo_labels/{recipe}/{image_id}.png
+# in: seeds, affinities, a segmenter; out: results/{dataset}/pseudo_labels/{recipe}/{image_id}.png
 
 
 SELF_LABELS = [name for name, item in PLAN.recipes["pseudo_labels"].items() if item.segmenter]  # self-training
@@ -40,9 +40,14 @@ rule self_label_shard:
     input:
         split=ancient(split("train")),
         split_made=SPLITS_MADE,
-        model=ancient(upstream("pseudo_labels", "segmenter", "results/{dataset}/segmenters/{name}/model.safetensors")),
-        model_made=upstream("pseudo_labels", "segmenter", "results/{dataset}/segmenters/{name}/provenance.json"),
-        description=upstream("pseudo_labels", "segmenter", "results/{dataset}/segmenters/{name}/model.json"),
+        maps=ancient(rules.pseudo_label_shard.input.maps),
+        maps_made=rules.pseudo_label_shard.input.maps_made,
+        model=ancient(rules.pseudo_label_shard.input.model),
+        model_made=rules.pseudo_label_shard.input.model_made,
+        description=rules.pseudo_label_shard.input.description,
+        segmenter=ancient(upstream("pseudo_labels", "segmenter", "results/{dataset}/segmenters/{name}/model.safetensors")),
+        segmenter_made=upstream("pseudo_labels", "segmenter", "results/{dataset}/segmenters/{name}/provenance.json"),
+        segmenter_description=upstream("pseudo_labels", "segmenter", "results/{dataset}/segmenters/{name}/model.json"),
     output:
         masks=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.npz"),
         provenance=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.json"),
@@ -74,8 +79,8 @@ rule pseudo_labels:
         maps_made=rules.pseudo_label_shard.input.maps_made,
         model=ancient(rules.pseudo_label_shard.input.model),
         model_made=rules.pseudo_label_shard.input.model_made,
-        segmenter=ancient(rules.self_label_shard.input.model),
-        segmenter_made=rules.self_label_shard.input.model_made,
+        segmenter=ancient(rules.self_label_shard.input.segmenter),
+        segmenter_made=rules.self_label_shard.input.segmenter_made,
         shards=expand("results/{{dataset}}/pseudo_labels/{{recipe}}.shards/{shard}.npz", shard=SHARDS),
         parts=expand("results/{{dataset}}/pseudo_labels/{{recipe}}.shards/{shard}.json", shard=SHARDS),
     output:

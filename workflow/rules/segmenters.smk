@@ -8,6 +8,8 @@ rule segmenter:
         masks=upstream("segmenters", "labels", "results/{dataset}/pseudo_labels/{name}/provenance.json"),
         weights=ancient(upstream("segmenters", "weights", "data/weights/{name}.safetensors")),
         weights_made=upstream("segmenters", "weights", "data/weights/{name}.provenance.json"),
+        classifier=ancient(upstream("segmenters", "classifier", "results/{dataset}/classifiers/{name}/model.safetensors")),
+        classifier_made=upstream("segmenters", "classifier", "results/{dataset}/classifiers/{name}/provenance.json"),
     output:
         model="results/{dataset}/segmenters/{recipe}/model.safetensors",
         description="results/{dataset}/segmenters/{recipe}/model.json",

@@ -1,4 +1,4 @@
-"""Makes the pseudo labels of one shard by a segmenter."""
+"""Makes the pseudo labels of one shard with a segmenter beside the seeds."""
 
 from acr.jobs import job
 from acr.self_training import self_label_shard
@@ -6,7 +6,9 @@ from acr.self_training import self_label_shard
 with job(snakemake) as made_from:
     self_label_shard(
         split=snakemake.input.split,
-        model=snakemake.input.model,
+        maps=snakemake.input.maps,
+        model=snakemake.input.get("model"),
+        segmenter=snakemake.input.segmenter,
         recipe=snakemake.params.recipe,
         execution=snakemake.config["execution"],
         shard=snakemake.wildcards.shard,

@@ -8,6 +8,7 @@ with job(snakemake) as made_from:
         split=snakemake.input.split,
         masks=snakemake.params.masks,
         weights=snakemake.input.get("weights"),
+        classifier=snakemake.input.get("classifier"),
         recipe=snakemake.params.recipe,
         execution=snakemake.config["execution"],
         folder=snakemake.params.folder,
