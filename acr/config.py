@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replac
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from acr import extensions
-from acr.recipes import DATASETS, METHOD_NAMES, SECTIONS, TRAINED, VIEW_NAMES, WHOLE, Dataset, Execution, Segmenter, Table
+from acr.recipes import DATASETS, METHOD_NAMES, SECTIONS, TRAINED, VIEW_NAMES, WHOLE, Dataset, Execution, Row, Segmenter, Table
 
 POSITIVE = {
     *("batch_size", "images", "training_steps", "shards", "batch", "processes", "threads", "layers"),
@@ -20,6 +20,7 @@ POSITIVE = {
 # what is there without extensions; which backbones there are, only timm knows
 OWN = {"VIEWS": VIEW_NAMES, "METHODS": METHOD_NAMES, "DATASETS": tuple(DATASETS), "register_model": ()}
 NOT_EMPTY = {"views", "crop_scales", "scales", "dilations", "rows", "affinity_layers"}
+REPEATED = ("classifiers", "seeds", "affinities", "pseudo_labels", "segmenters", "predictions")  # with further random states
 Recipe = TypeVar("Recipe")
 
 
@@ -54,7 +55,7 @@ def check(config: Mapping[str, Any]) -> Plan:
     Raises:
         ValueError: one sentence with the key, the value and the nearest valid one.
     """
-    known = ["dataset", "datasets", "extensions", *SECTIONS, "execution"]
+    known = ["dataset", "datasets", "extensions", "random_states", *SECTIONS, "execution"]
     _refuse_unknown("the configuration", config, known)
     added = _added(_value(tuple[str, ...], config.get("extensions") or [], "extensions"))
     dataset: Any = config.get("dataset")
@@ -65,7 +66,7 @@ def check(config: Mapping[str, Any]) -> Plan:
     plan = Plan(
         dataset=dataset,
         data=_dataset(datasets[dataset], f"datasets.{dataset}"),
-        recipes=recipes,
+        recipes=_repeated(recipes, _states(config)),
         execution=build(Execution, _section(config, "execution"), "execution"),
         added=added,
     )
@@ -76,6 +77,57 @@ def check(config: Mapping[str, Any]) -> Plan:
     _check_figures(plan)
     _check_shares(plan)
     return _inheriting_from_weights(plan)
+
+
+def _states(config: Mapping[str, Any]) -> int:
+    """How many random states all is made with."""
+    count: int = _value(int, config.get("random_states", 1), "random_states")
+    if count < 1:
+        raise ValueError(f"random_states is {count}, but must be at least 1")
+    return count
+
+
+def _repeated(recipes: Mapping[str, Mapping[str, Any]], states: int) -> dict[str, dict[str, Any]]:
+    """The recipes, and for each further random state what is trained again and all that is made of it, as NAME_state_N.
+
+    Rows of tables name the repetitions beside what they repeat, and so show a mean and a standard deviation.
+    """
+    all_states = {section: dict(named) for section, named in recipes.items()}
+    for state in range(1, states):
+        for section in REPEATED:
+            for name, recipe in recipes[section].items():
+                again = f"{name}_state_{state}"
+                if again in recipes[section]:
+                    raise ValueError(f"{section}.{again} has the name of a repetition by random_states; give it another")
+                all_states[section][again] = _in_state(recipe, state)
+    names = range(1, states)
+    tables = {
+        name: replace(table, rows=tuple(_all_states(row, names) for row in table.rows))
+        for name, table in recipes["tables"].items()
+    }
+    return all_states | {"tables": tables}
+
+
+def _in_state(recipe: Any, state: int) -> Any:
+    """A recipe of a further random state: trained from it, and made of what is."""
+    changes = {key: f"{value}_state_{state}" for key, value in _repeated_references(recipe) if value is not None}
+    if hasattr(recipe, "training"):
+        changes["training"] = replace(recipe.training, random_state=recipe.training.random_state + state)
+    return replace(recipe, **changes)
+
+
+def _all_states(row: Row, states: range) -> Row:
+    changes = {
+        key: tuple(name if state is None else f"{name}_state_{state}" for name in row.recipes(key) for state in (None, *states))
+        for key, value in _repeated_references(row)
+        if value is not None
+    }
+    return replace(row, **changes) if states else row
+
+
+def _repeated_references(recipe: Any) -> list[tuple[str, Any]]:
+    """The keys of a recipe that name others which every random state has, and their values."""
+    return [(item.name, getattr(recipe, item.name)) for item in fields(recipe) if item.metadata.get("section") in REPEATED]
 
 
 def _added(files: tuple[str, ...]) -> dict[str, dict[str, str]]:

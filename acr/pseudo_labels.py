@@ -108,9 +108,7 @@ def _spread(model: str | Path | None, recipe: PseudoLabels, how: Execution) -> S
     return lambda image, maps: reduce(lambda scores, each: each(image, scores), spread, maps)
 
 
-def write_labels(
-    score: Score, part: Split, crf: Crf | None, workers: int, output: str | Path, made_from: Mapping
-) -> None:
+def write_labels(score: Score, part: Split, crf: Crf | None, workers: int, output: str | Path, made_from: Mapping) -> None:
     """Writes the best label of each pixel of each image of a part of a split, after a CRF if there is one."""
 
     def labels(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:

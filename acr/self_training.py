@@ -17,7 +17,7 @@ from acr.segmenters import read_segmenter, scores
 def agreed(
     seeds: Float32[np.ndarray, "L H W"], segmented: Float32[np.ndarray, "K H W"], indices: Sequence[int]
 ) -> Float32[np.ndarray, "L H W"]:
-    """Probabilities of the background and of the image's classes `indices`: both sides' multiplied, each pixel's over their sum.
+    """Probabilities of the background and of the image's classes `indices`: of each pixel, both sides' product.
 
     What the segmenter gives classes that the image does not have is left out. Seeds say where a class is in this image,
     and a segmenter, which saw all images, what belongs to it.

@@ -14,7 +14,13 @@ from acr.config import canonical, check, load
 from acr.recipes import Classifier, Crf, Predictions, Training
 
 CONFIGS = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
-OVER = {"ablations": (), "ablations-textures": ("ablations",), "paper": (), "official": ()}  # what is laid under an overlay
+OVER = {
+    "ablations": (),
+    "ablations-textures": ("ablations",),
+    "paper": (),
+    "official": (),
+    "acr-plus": (),
+}  # what is laid under an overlay
 OVERLAYS = [path for path in CONFIGS if path.stem in OVER]
 PRESETS = [path for path in CONFIGS if path.stem not in OVER]
 BASE = {
@@ -44,6 +50,16 @@ def changed(path: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        (
+            "pseudo_labels.acr.segmenter",
+            "deeplab",
+            "pseudo_labels.acr is made of itself: acr -> acr; let its segmenter learn from others",
+        ),
+        (
+            "segmenters.deeplab.classifier",
+            "acr",
+            "segmenters.deeplab starts from classifier 'acr' and from weights 'net'; make one of them null",
+        ),
         ("dataset", "toi", "dataset is 'toi', which `datasets` does not describe; did you mean 'toy'?"),
         ("datasets.toy.kind", "voc", "datasets.toy.kind is 'voc', which is no kind of data set; did you mean 'voc12'?"),
         ("datasets.toy.sise", 3, "datasets.toy has no key 'sise'; did you mean 'size'?"),
@@ -235,3 +251,74 @@ def test_the_views_named_here_are_those_that_exist() -> None:
     from acr.views import VIEWS
 
     assert sorted(recipes.VIEW_NAMES) == sorted(VIEWS)
+
+
+def test_pseudo_labels_that_are_made_of_themselves_in_a_round_are_refused() -> None:
+    configuration = copy.deepcopy(BASE)
+    configuration["pseudo_labels"]["second"] = {"seeds": "acr", "segmenter": "deeplab"}
+    check(configuration)  # one round is self-training
+    configuration["segmenters"]["last"] = {"labels": "second"}
+    configuration["pseudo_labels"]["acr"]["segmenter"] = "last"
+    with pytest.raises(
+        ValueError, match=r"^pseudo_labels.acr is made of itself: acr -> second -> acr; let its segmenter learn"
+    ):
+        check(configuration)
+
+
+def test_a_segmenter_that_goes_on_from_a_classifier_is_built_and_fed_as_it_is() -> None:
+    configuration = copy.deepcopy(BASE)
+    configuration["weights"]["vit"] = {"model": "vit_tiny_patch16_224", "normalisation": "half"}
+    configuration["classifiers"]["acr"] |= {"backbone": "vit_tiny_patch16_224", "weights": "vit"}
+    configuration["segmenters"]["deeplab"] = {"labels": "acr", "classifier": "acr", "stride": 16}
+    segmenter = check(configuration).recipe("segmenters", "deeplab")
+    assert (segmenter.backbone, segmenter.normalisation, segmenter.options) == ("vit_tiny_patch16_224", "half", {})
+
+
+def test_further_random_states_repeat_what_is_trained_and_all_that_is_made_of_it() -> None:
+    configuration = copy.deepcopy(BASE) | {"random_states": 3}
+    configuration["segmenters"]["deeplab"]["training"] = {"random_state": 5}
+    rows = [{"name": "ACR", "seeds": "acr", "predictions": ["deeplab", "plain"]}]
+    configuration["tables"] = {"mine": {"rows": rows}}
+    configuration["predictions"]["plain"] = {"segmenter": "deeplab", "crf": None}
+    plan = check(configuration)
+    assert [*plan.recipes["classifiers"]] == ["acr", "acr_state_1", "acr_state_2"]
+    chain = {section: [plan.recipe(section, f"{name}_state_2")] for section, name in REPEATED.items()}
+    chain["classifiers"] = [plan.recipe("classifiers", "acr_state_2")]
+    (seeds,), (affinity,), (labels,), (segmenter,) = (
+        chain[section] for section in ("seeds", "affinities", "pseudo_labels", "segmenters")
+    )
+    assert (seeds.classifier, affinity.seeds, labels.seeds, labels.affinity) == (
+        "acr_state_2",
+        *["acr_state_2"] * 2,
+        "psa_state_2",
+    )
+    assert (segmenter.labels, plan.recipe("predictions", "plain_state_1").segmenter) == ("acr_state_2", "deeplab_state_1")
+    assert (segmenter.weights, labels.segmenter) == ("net", None)  # weights are of no random state
+    assert [plan.recipe("segmenters", name).training.random_state for name in ("deeplab", "deeplab_state_2")] == [5, 7]
+    assert chain["classifiers"][0].training.random_state == 2
+    (row,) = plan.recipe("tables", "mine").rows
+    assert row.seeds == ("acr", "acr_state_1", "acr_state_2")
+    assert row.predictions == tuple(f"{name}{state}" for name in ("deeplab", "plain") for state in ("", "_state_1", "_state_2"))
+    assert check(BASE | {"random_states": 1}) == check(BASE)
+
+
+REPEATED = {
+    "seeds": "acr",
+    "affinities": "psa",
+    "pseudo_labels": "acr",
+    "segmenters": "deeplab",
+    "predictions": "deeplab",
+}
+
+
+@pytest.mark.parametrize(("states", "said"), [(0, "random_states is 0, but must be at least 1"), ("many", "random_states is")])
+def test_numbers_of_random_states_that_are_none_are_refused(states: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}"):
+        check(BASE | {"random_states": states})
+
+
+def test_a_recipe_with_the_name_of_a_repetition_is_refused() -> None:
+    configuration = copy.deepcopy(BASE) | {"random_states": 2}
+    configuration["seeds"]["acr_state_1"] = {"classifier": "acr"}
+    with pytest.raises(ValueError, match=r"^seeds.acr_state_1 has the name of a repetition by random_states; give it another$"):
+        check(configuration)

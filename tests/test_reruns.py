@@ -66,7 +66,10 @@ VALUES = {
     "pseudo_labels.background": 0.5,
     "pseudo_labels.pixels": {},
     "pseudo_labels.crf": {},
+    "pseudo_labels.segmenter": "second",
+    "pseudo_labels.scales": [0.25],
     "segmenters.labels": "other",
+    "segmenters.classifier": "untrained",
     "segmenters.backbone": "resnet18",
     "segmenters.weights": None,
     "segmenters.options": {"stem_width": 16},
@@ -135,9 +138,11 @@ def finished(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # targets of changed references
     configuration["pseudo_labels"]["other"] = configuration["pseudo_labels"]["acr"] | {}
     configuration["segmenters"]["other"] = configuration["segmenters"]["deeplab"] | {}
+    configuration["segmenters"]["second"] = configuration["segmenters"]["deeplab"] | {"labels": "other"}
     results = folder / "results" / "micro"
     shutil.copytree(results / "pseudo_labels" / "acr", results / "pseudo_labels" / "other")
-    shutil.copytree(results / "segmenters" / "deeplab", results / "segmenters" / "other")
+    for name in ("other", "second"):
+        shutil.copytree(results / "segmenters" / "deeplab", results / "segmenters" / name)
     for file in results.glob("metrics/pseudo_labels/acr.*"):
         shutil.copy(file, file.with_name(file.name.replace("acr", "other")))
     (folder / "data" / "weights").mkdir()
@@ -224,6 +229,8 @@ def changed_keys(base: dict) -> Iterator[tuple[str, str, dict]]:
                 place[path[-1]] = another(section, path, value, kind)
             if (section, path) == ("seeds", ("method",)):  # no longer one that can be swept; the sweep runs again in any case
                 configuration["layer_sweeps"]["figure_8"]["seeds"] = "acr"
+            if (section, path) == ("segmenters", ("classifier",)):
+                place["weights"] = None  # which it takes the place of
             yield section, ".".join(path), configuration
 
 
@@ -242,7 +249,10 @@ def expected_after(graph: dict[Job, Planned], section: str, key: str) -> set[Job
         roots |= {job for job in graph if job.rule == "measure_cost"}
     if section == "weights" and key in ("normalisation", "options"):
         roots |= {job for job in graph if job.rule == "segmenter"}  # what starts from weights is built as they require
-    return downstream(graph, roots)
+    expected = downstream(graph, roots)
+    if (section, key) == ("pseudo_labels", "segmenter"):  # shards that a segmenter has a say in are made by another rule
+        expected = {Job("self_label_shard", job.recipe) if job.rule == "pseudo_label_shard" else job for job in expected}
+    return expected
 
 
 def test_every_key_of_every_recipe_re_runs_what_is_made_of_it(

@@ -13,9 +13,9 @@ from acr.files import Arrays, write_arrays
 from acr.images import read_image, write_image
 from acr.models.deeplab import build_deeplab
 from acr.models.weights import save_model
+from acr.pseudo_labels import pseudo_scores
 from acr.recipes import Crf, PseudoLabels
 from acr.segmenters import read_segmenter, scores
-from acr.pseudo_labels import pseudo_scores
 from acr.self_training import agreed, self_label_shard
 
 CLASSES = ("bird", "cat", "dog")

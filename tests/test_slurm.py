@@ -273,13 +273,13 @@ def test_the_profile_names_the_rules_that_there_are() -> None:
     assert set(arrays[1].split(",")) == shards
     gpus = {name for name, body in RULES.items() if re.search(r"^ +gpu=", body, re.MULTILINE)}
     assert {name for name, resources in SETTINGS["set-resources"].items() if resources["slurm_partition"] == "gpu"} == gpus
-    assert len(shards) == 6
-    assert len(gpus) == 10
+    assert len(shards) == 7
+    assert len(gpus) == 11
 
 
 def test_every_rule_that_is_submitted_says_what_it_needs_and_more_when_it_failed() -> None:
     submitted = {name: body for name, body in RULES.items() if "localrule: True" not in body}
-    assert len(submitted) == 25
+    assert len(submitted) == 26
     for name, body in submitted.items():
         assert re.search(r"mem_mb=growing\(\d+\),\n +runtime=growing\(\d+\),", body), name
         assert "retries:" not in body, f"{name} would repeat inside the same allocation"

@@ -55,5 +55,5 @@ def test_another_stride_than_the_patchs_is_refused():
 def test_transformers_are_told_from_other_networks():
     names = ("deit_tiny_patch16_224", "vit_base_r50_s16_384", "vit_stem8_96", "resnet10t", "mobilenetv2_100", "resnet38")
     assert [name for name in names if is_transformer(name)] == ["deit_tiny_patch16_224", "vit_base_r50_s16_384", "vit_stem8_96"]
-    with pytest.raises(ValueError, match="^backbone is 'resnet51', which timm does not know; did you mean 'resnet"):
+    with pytest.raises(ValueError, match=r"^backbone is 'resnet51', which timm does not know; did you mean 'resnet"):
         is_transformer("resnet51")
