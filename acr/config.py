@@ -117,7 +117,7 @@ def _in_state(recipe: Any, state: int) -> Any:
 
 
 def _all_states(row: Row, states: range) -> Row:
-    changes = {
+    changes: dict[str, Any] = {
         key: tuple(name if state is None else f"{name}_state_{state}" for name in row.recipes(key) for state in (None, *states))
         for key, value in _repeated_references(row)
         if value is not None
