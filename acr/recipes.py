@@ -346,7 +346,7 @@ class Segmenter:
     labels: str = upstream("pseudo_labels")
     backbone: str = "resnet101"
     weights: str | None = upstream("weights", default=None)
-    # whose transformer is the backbone, as it was trained, in place of `backbone` and `weights`
+    # whose transformer is the backbone, as it was trained, in place of `backbone`, `weights` and `stride`
     classifier: str | None = upstream("classifiers", default=None)
     options: Mapping[str, Any] = field(default_factory=dict)
     normalisation: Normalisation = "native"

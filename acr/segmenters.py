@@ -32,6 +32,7 @@ from acr.images import (
     working_size,
 )
 from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_scales, maximum, upsample
+from acr.models.vit import patch_of
 from acr.models.weights import load_state, load_weights
 from acr.recipes import Execution, Predictions, Segmenter
 from acr.shapes import BACKGROUND, VOID
@@ -138,6 +139,8 @@ def train_segmenter(
     torch.manual_seed(wanted.training.random_state)
     keys = ("backbone", "options", "stride", "dilations", "normalisation")
     description = {"kind": "segmenter", "classes": list(data.classes), **{key: getattr(wanted, key) for key in keys}}
+    if classifier:
+        description["stride"] = patch_of(wanted.backbone)
     model = build_deeplab(description)
     if classifier:
         load_state(model.backbone, classifier, optional=("network.norm.",))  # one that reads tokens before it has none

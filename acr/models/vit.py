@@ -119,10 +119,16 @@ def is_transformer(backbone: str) -> bool:
     """Whether timm's network of that name is a vision transformer."""
     check_name(backbone, "backbone")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"):  # in no memory
             return isinstance(timm.create_model(backbone), VisionTransformer)
     except TypeError:  # a network that cannot classify, as ours of PSA
         return False
+
+
+def patch_of(backbone: str) -> int:
+    """Pixels a side of a patch of timm's vision transformer of that name."""
+    with torch.device("meta"):
+        return int(timm.create_model(backbone).patch_embed.feat_ratio())
 
 
 def _transformer(backbone: str, classes: int) -> VisionTransformer:
