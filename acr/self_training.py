@@ -15,14 +15,14 @@ from acr.segmenters import read_segmenter, scores
 
 
 def agreed(
-    seeds: Float32[np.ndarray, "L H W"], segmented: Float32[np.ndarray, "K H W"], indices: Sequence[int]
+    seeds: Float32[np.ndarray, "L H W"], segmented: Float32[np.ndarray, "K H W"], indices: Sequence[int], weight: float
 ) -> Float32[np.ndarray, "L H W"]:
-    """Probabilities of the background and of the image's classes `indices`: of each pixel, both sides' product.
+    """Probabilities of the background and of the image's classes `indices`: of each pixel, seeds^weight times segmenter.
 
     What the segmenter gives classes that the image does not have is left out. Seeds say where a class is in this image,
     and a segmenter, which saw all images, what belongs to it.
     """
-    both = seeds * segmented[mask_values(indices)]
+    both = seeds**weight * segmented[mask_values(indices)]
     return both / np.maximum(both.sum(0), np.finfo(np.float32).tiny)
 
 
@@ -40,6 +40,7 @@ def self_label_shard(*, split: str, segmenter: str, recipe: str, execution: Mapp
     seeds = seed_scores(data, which.pop("maps"), which.pop("model"), wanted, how)
 
     def score(record: Record, image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "L H W"]:
-        return agreed(seeds(record, image), scores(network, image, wanted.scales), data.class_indices(record))
+        segmented = scores(network, image, wanted.scales)
+        return agreed(seeds(record, image), segmented, data.class_indices(record), wanted.seeds_weight)
 
     write_labels(score, shard_of(data, shard), wanted.crf, how.workers, **which)

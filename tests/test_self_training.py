@@ -28,18 +28,20 @@ DESCRIPTION = {
     "normalisation": "half",
     "classes": CLASSES,
 }
-RECIPE = PseudoLabels(seeds="acr", background=0.5, segmenter="deeplab", scales=(1.0,))
+RECIPE = PseudoLabels(seeds="acr", background=0.5, segmenter="deeplab", scales=(1.0,), seeds_weight=2.0)
 
 
 def test_both_sides_are_multiplied_by_hand():
     seeds = np.array([0.25, 0.75], np.float32).reshape(2, 1, 1)
     segmented = np.array([0.2, 0.3, 0.4, 0.1], np.float32).reshape(4, 1, 1)
     # of the third class: 0.25 x 0.2 for the background, 0.75 x 0.1 for it
-    assert np.allclose(agreed(seeds, segmented, (2,)).ravel(), [0.4, 0.6])
+    assert np.allclose(agreed(seeds, segmented, (2,), 1.0).ravel(), [0.4, 0.6])
+    # 0.0625 x 0.2 and 0.5625 x 0.1 once seeds count twice
+    assert np.allclose(agreed(seeds, segmented, (2,), 2.0).ravel(), np.array([0.0125, 0.05625]) / 0.06875)
     two = np.array([0.5, 0.25, 0.25], np.float32).reshape(3, 1, 1)
-    assert np.allclose(agreed(two, segmented, (2, 0)).ravel(), np.array([0.1, 0.025, 0.075]) / 0.2)  # in the order of the tags
-    assert agreed(np.ones((1, 1, 1), np.float32), segmented, ()).ravel().tolist() == [1]
-    assert agreed(seeds, 0 * segmented, (1,)).ravel().tolist() == [0, 0]
+    assert np.allclose(agreed(two, segmented, (2, 0), 1.0).ravel(), np.array([0.1, 0.025, 0.075]) / 0.2)  # in the order of the tags
+    assert agreed(np.ones((1, 1, 1), np.float32), segmented, (), 1.0).ravel().tolist() == [1]
+    assert agreed(seeds, 0 * segmented, (1,), 1.0).ravel().tolist() == [0, 0]
 
 
 @given(st.integers(0, 10_000))
@@ -47,8 +49,8 @@ def test_who_knows_nothing_changes_nothing(state):
     rng = np.random.default_rng(state)
     segmented = rng.dirichlet(np.ones(4), (2, 3)).transpose(2, 0, 1).astype(np.float32)
     even = np.full((4, 2, 3), 0.25, np.float32)
-    assert np.allclose(agreed(even, segmented, (0, 1, 2)), segmented, atol=1e-6)
-    assert np.allclose(agreed(segmented, even, (0, 1, 2)), segmented, atol=1e-6)
+    assert np.allclose(agreed(even, segmented, (0, 1, 2), 1.0), segmented, atol=1e-6)
+    assert np.allclose(agreed(segmented, even, (0, 1, 2), 1.0), segmented, atol=1e-6)
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def test_each_pixel_takes_the_best_of_the_tagged_classes(made, tmp_path, crf):
         image = read_image(tmp_path / f"{index}.png")
         values = [0, *(CLASSES.index(tag) + 1 for tag in sorted(tags))]
         first = pseudo_scores(image, seeds[str(index)].astype(np.float32), 0.5, lambda image, maps: maps)
-        both = first * scores(model, image, (1.0,))[values]
+        both = first**2 * scores(model, image, (1.0,))[values]
         best = both.argmax(0) if crf is None else crf_mask(image, both / both.sum(0), crf)
         assert (labels[str(index)] == np.array(values)[best]).all()
         changed += (best != first.argmax(0)).sum()
