@@ -20,6 +20,7 @@ OVER = {
     "paper": (),
     "official": (),
     "acr-plus": (),
+    "acr-plus-small": ("acr-plus",),
 }  # what is laid under an overlay
 OVERLAYS = [path for path in CONFIGS if path.stem in OVER]
 PRESETS = [path for path in CONFIGS if path.stem not in OVER]

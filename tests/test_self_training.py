@@ -39,7 +39,9 @@ def test_both_sides_are_multiplied_by_hand():
     # 0.0625 x 0.2 and 0.5625 x 0.1 once seeds count twice
     assert np.allclose(agreed(seeds, segmented, (2,), 2.0).ravel(), np.array([0.0125, 0.05625]) / 0.06875)
     two = np.array([0.5, 0.25, 0.25], np.float32).reshape(3, 1, 1)
-    assert np.allclose(agreed(two, segmented, (2, 0), 1.0).ravel(), np.array([0.1, 0.025, 0.075]) / 0.2)  # in the order of the tags
+    assert np.allclose(
+        agreed(two, segmented, (2, 0), 1.0).ravel(), np.array([0.1, 0.025, 0.075]) / 0.2
+    )  # in the order of the tags
     assert agreed(np.ones((1, 1, 1), np.float32), segmented, (), 1.0).ravel().tolist() == [1]
     assert agreed(seeds, 0 * segmented, (1,), 1.0).ravel().tolist() == [0, 0]
 
