@@ -128,7 +128,7 @@ def is_transformer(backbone: str) -> bool:
 def patch_of(backbone: str) -> int:
     """Pixels a side of a patch of timm's vision transformer of that name."""
     with torch.device("meta"):
-        return int(timm.create_model(backbone).patch_embed.feat_ratio())
+        return int(_transformer(backbone, 0).patch_embed.feat_ratio())
 
 
 def _transformer(backbone: str, classes: int) -> VisionTransformer:
