@@ -148,7 +148,7 @@ def _inheriting_from_weights(plan: Plan) -> Plan:
     def resolved(recipe: Any) -> Any:
         if isinstance(recipe, Segmenter) and recipe.classifier is not None:
             classifier = resolved(plan.recipes["classifiers"][recipe.classifier])
-            return replace(recipe, backbone=classifier.backbone, normalisation=classifier.normalisation)
+            return replace(recipe, backbone=classifier.backbone, normalisation=classifier.normalisation, options={})
         if getattr(recipe, "weights", None) is None:
             return recipe
         weights = plan.recipes["weights"][recipe.weights]

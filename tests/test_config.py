@@ -270,7 +270,7 @@ def test_a_segmenter_that_goes_on_from_a_classifier_is_built_and_fed_as_it_is() 
     configuration = copy.deepcopy(BASE)
     configuration["weights"]["vit"] = {"model": "vit_tiny_patch16_224", "normalisation": "half"}
     configuration["classifiers"]["acr"] |= {"backbone": "vit_tiny_patch16_224", "weights": "vit"}
-    configuration["segmenters"]["deeplab"] = {"labels": "acr", "classifier": "acr", "stride": 16}
+    configuration["segmenters"]["deeplab"] |= {"classifier": "acr", "weights": None}
     segmenter = check(configuration).recipe("segmenters", "deeplab")
     assert (segmenter.backbone, segmenter.normalisation, segmenter.options) == ("vit_tiny_patch16_224", "half", {})
 

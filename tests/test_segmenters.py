@@ -239,7 +239,7 @@ def test_a_segmenter_goes_on_from_a_classifiers_transformer(data):
     torch.manual_seed(1)
     save_model(data.folder / "classifier", VitClassifier("vit_stem8_96", 2, "half"), {})
     path = str(data.folder / "classifier" / "model.safetensors")
-    untrained = recipe(backbone="vit_stem8_96", classifier="acr", stride=16, training=Training(steps=0))
+    untrained = recipe(backbone="vit_stem8_96", classifier="acr", stride=16, options={}, training=Training(steps=0))
     folder = train(data, "transformer", untrained, classifier=path)
     found, given = (load_file(f"{each}/model.safetensors") for each in (folder, data.folder / "classifier"))
     shared = {name: tensor for name, tensor in found.items() if name.startswith("backbone.network.")}

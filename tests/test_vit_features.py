@@ -16,7 +16,7 @@ def test_the_tokens_are_the_classifiers(backbone, tmp_path):
     classifier = VitClassifier(backbone, 3, "native").eval()
     classifier.network.head.weight.data.normal_()
     save_model(tmp_path, classifier, {})
-    features = VitFeatures(backbone, classifier.patch, "native").eval()
+    features = VitFeatures(backbone, classifier.patch, "native", {}).eval()
     load_state(features, tmp_path / "model.safetensors")
     side = classifier.patch
     image = torch.rand(1, 3, 3 * side + 1, 5 * side + 1)
@@ -30,7 +30,7 @@ def test_the_tokens_are_the_classifiers(backbone, tmp_path):
 
 def test_a_cell_lies_around_its_pixel():
     """A spot at pixel (2 stride, 3 stride) changes the patch of cell (2, 3) before any other attends to it."""
-    features = VitFeatures("deit_tiny_patch16_224", 16, "native").eval()
+    features = VitFeatures("deit_tiny_patch16_224", 16, "native", {}).eval()
     features.network.blocks = torch.nn.Sequential()
     features.network.pos_embed.data.zero_()
     image = torch.zeros(1, 3, 65, 81)
@@ -47,9 +47,13 @@ def test_deeplab_over_a_transformer_has_the_grid_of_its_stride():
     assert model(torch.rand(2, 3, 48, 31)).shape == (2, 3, 7, 5)
 
 
-def test_another_stride_than_the_patchs_is_refused():
+def test_another_stride_than_the_patchs_and_options_are_refused():
     with pytest.raises(ValueError, match=r"^stride is 8, but patches of deit_tiny_patch16_224 have sides of 16 pixels; make"):
-        VitFeatures("deit_tiny_patch16_224", 8, "native")
+        VitFeatures("deit_tiny_patch16_224", 8, "native", {})
+    with pytest.raises(
+        ValueError, match=r"^options is {'width': 2}, but deit_tiny_patch16_224 is a transformer, which is built"
+    ):
+        VitFeatures("deit_tiny_patch16_224", 16, "native", {"width": 2})
 
 
 def test_transformers_are_told_from_other_networks():

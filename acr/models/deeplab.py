@@ -50,7 +50,7 @@ class DeepLabV2(nn.Module):
         super().__init__()
         self.stride = stride
         if is_transformer(backbone):
-            self.backbone: FeatureBackbone | VitFeatures = VitFeatures(backbone, stride, normalisation)
+            self.backbone: FeatureBackbone | VitFeatures = VitFeatures(backbone, stride, normalisation, options)
         else:
             self.backbone = FeatureBackbone(backbone, stride, normalisation, options)
         self.head = Aspp(self.backbone.channels[-1], classes, dilations)

@@ -90,11 +90,15 @@ class VitFeatures(nn.Module):
     """The last tokens of a vision transformer as the one level of feature maps; tensors have the names of `VitClassifier`.
 
     Raises:
-        ValueError: `stride` is not the side of a patch; or see `VitClassifier`.
+        ValueError: `stride` is not the side of a patch, or there are options; or see `VitClassifier`.
     """
 
-    def __init__(self, backbone: str, stride: int, normalisation: str) -> None:
+    def __init__(self, backbone: str, stride: int, normalisation: str, options: Mapping[str, Any]) -> None:
         super().__init__()
+        if options:
+            raise ValueError(
+                f"options is {dict(options)}, but {backbone} is a transformer, which is built as it is; leave it out"
+            )
         self.normalise = Normalise(backbone, normalisation)
         self.network = _transformer(backbone, 0)
         self.patch = int(self.network.patch_embed.feat_ratio())
