@@ -94,7 +94,10 @@ Score = Callable[[Record, UInt8[np.ndarray, "H W 3"]], Float32[np.ndarray, "L H 
 def seed_scores(data: Split, maps: str | Path, model: str | Path | None, recipe: PseudoLabels, how: Execution) -> Score:
     """`pseudo_scores` as a function of a record and its photograph; arguments as `pseudo_label_shard` has them."""
     seeds, spread = Arrays(maps), _spread(model, recipe, how)
-    return lambda record, image: pseudo_scores(image, seeds[record.image_id].astype(np.float32), recipe.background, spread)
+    level = recipe.background
+    if level == "otsu_of_split":
+        level = otsu_threshold(seeds[record.image_id] for record in data.records)
+    return lambda record, image: pseudo_scores(image, seeds[record.image_id].astype(np.float32), level, spread)
 
 
 def _spread(model: str | Path | None, recipe: PseudoLabels, how: Execution) -> Spread:

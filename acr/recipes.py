@@ -329,7 +329,8 @@ class PseudoLabels:
 
     seeds: str = upstream("seeds")
     affinity: str | None = upstream("affinities", default=None)  # null: seeds are thresholded without a walk
-    background: float | Literal["otsu"] = "otsu"  # constant background score, or each image's own, found without masks
+    # constant background score; or found without masks: each image's own, or that of all seeds, which a walk would lower
+    background: float | Literal["otsu", "otsu_of_split"] = "otsu"
     exponent: float = 8.0  # of the affinities before they are normalised
     walk_steps: int = 256
     pixels: PixelRefinement | None = None  # after the walk

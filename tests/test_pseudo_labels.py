@@ -9,6 +9,7 @@ from acr.config import canonical
 from acr.datasets.base import Record, Split, write_classes, write_split
 from acr.files import Arrays, write_arrays
 from acr.images import read_mask, upsample, write_image
+from acr.measures import otsu_threshold
 from acr.models.affinity_net import AffinityNet, build_affinity_net
 from acr.models.weights import save_model
 from acr.pseudo_labels import Walk, mask_values, probabilities_of, pseudo_label_shard, pseudo_scores, read_affinity
@@ -155,6 +156,18 @@ def test_without_a_walk_the_upsampled_seeds_are_thresholded(data):
         expected = (1, 3)[best] if maps[best, row, column] > 0.25 else 0
         assert mask[row, column] == expected
     assert set(np.unique(mask)) == {0, 1, 3}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_the_level_of_the_split_is_that_of_all_seeds_in_whatever_shard(data, shards):
+    folder, split = data
+    maps = Arrays(folder / "maps.npz")
+    level = otsu_threshold(maps[record.image_id] for record in split.records)
+    made = []
+    for background in (level, "otsu_of_split", "otsu"):
+        folder_of_masks = run(folder, None, shards, background=background)
+        made.append([(folder_of_masks / f"{record.image_id}.png").read_bytes() for record in split.records])
+    assert made[0] == made[1] != made[2]
 
 
 def test_a_network_is_read_as_it_was_written(data):
