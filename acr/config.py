@@ -15,11 +15,11 @@ from acr.recipes import DATASETS, METHOD_NAMES, SECTIONS, TRAINED, VIEW_NAMES, W
 POSITIVE = {
     *("batch_size", "images", "training_steps", "shards", "batch", "processes", "threads", "layers"),
     *("image_size", "crop_size", "stride", "radius", "size"),
-    *("train_images", "val_images", "long_side", "crop_scales", "loss_scales", "scales", "dilations"),
+    *("train_images", "val_images", "long_side", "crop_scales", "loss_scales", "scales", "segmenter_scales", "dilations"),
 }
 # what is there without extensions; which backbones there are, only timm knows
 OWN = {"VIEWS": VIEW_NAMES, "METHODS": METHOD_NAMES, "DATASETS": tuple(DATASETS), "register_model": ()}
-NOT_EMPTY = {"views", "crop_scales", "scales", "dilations", "rows", "affinity_layers"}
+NOT_EMPTY = {"views", "crop_scales", "scales", "segmenter_scales", "dilations", "rows", "affinity_layers"}
 REPEATED = ("classifiers", "seeds", "affinities", "pseudo_labels", "segmenters", "predictions")  # with further random states
 Recipe = TypeVar("Recipe")
 

@@ -337,7 +337,7 @@ class PseudoLabels:
     crf: Crf | None = None  # after both
     # self-training: who learnt from other pseudo labels, and now has a say beside the seeds; and the scales it sees
     segmenter: str | None = upstream("segmenters", default=None)
-    scales: tuple[float, ...] = (0.5, 0.75, 1.0)
+    segmenter_scales: tuple[float, ...] = (0.5, 0.75, 1.0)
     seeds_weight: float = 1.0  # power of the seeds' probabilities, which are multiplied with those of the segmenter
 
 

@@ -40,7 +40,7 @@ def self_label_shard(*, split: str, segmenter: str, recipe: str, execution: Mapp
     seeds = seed_scores(data, which.pop("maps"), which.pop("model"), wanted, how)
 
     def score(record: Record, image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "L H W"]:
-        segmented = scores(network, image, wanted.scales)
+        segmented = scores(network, image, wanted.segmenter_scales)
         return agreed(seeds(record, image), segmented, data.class_indices(record), wanted.seeds_weight)
 
     write_labels(score, shard_of(data, shard), wanted.crf, how.workers, **which)

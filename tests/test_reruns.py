@@ -67,7 +67,7 @@ VALUES = {
     "pseudo_labels.pixels": {},
     "pseudo_labels.crf": {},
     "pseudo_labels.segmenter": "second",
-    "pseudo_labels.scales": [0.25],
+    "pseudo_labels.segmenter_scales": [0.25],
     "segmenters.labels": "other",
     "segmenters.classifier": "untrained",
     "segmenters.backbone": "resnet18",
@@ -369,7 +369,7 @@ def scripts_of_rules() -> dict[str, str]:
 
 
 # rules that generated scenes do not need: their masks are not drawn, and no server has their test split
-ELSEWHERE = {"true_mask_shard", "true_masks", "test_split", "submission"}
+ELSEWHERE = {"true_mask_shard", "true_masks", "test_split", "submission", "self_label_shard"}
 
 
 def loaded_by_scripts() -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ DESCRIPTION = {
     "normalisation": "half",
     "classes": CLASSES,
 }
-RECIPE = PseudoLabels(seeds="acr", background=0.5, segmenter="deeplab", scales=(1.0,), seeds_weight=2.0)
+RECIPE = PseudoLabels(seeds="acr", background=0.5, segmenter="deeplab", segmenter_scales=(1.0,), seeds_weight=2.0)
 
 
 def test_both_sides_are_multiplied_by_hand():
@@ -117,5 +117,5 @@ def test_the_number_of_shards_leaves_no_trace(made):
 
 
 def test_scales_count(made):
-    one, other = made(), made(replace(RECIPE, scales=(0.5, 2.0)))
+    one, other = made(), made(replace(RECIPE, segmenter_scales=(0.5, 2.0)))
     assert any((one[name] != other[name]).any() for name in one)
