@@ -368,7 +368,7 @@ def scripts_of_rules() -> dict[str, str]:
     return dict(re.findall(r"^rule (\w+):(?:(?!^rule ).)*?scripts/(\w+\.py)", text, re.MULTILINE | re.DOTALL))
 
 
-# rules that generated scenes do not need: their masks are not drawn, and no server has their test split
+# rules that the run does not need: masks of scenes are not drawn, no server has their test split, and nobody trains itself
 ELSEWHERE = {"true_mask_shard", "true_masks", "test_split", "submission", "self_label_shard"}
 
 
