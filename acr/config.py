@@ -76,7 +76,7 @@ def check(config: Mapping[str, Any]) -> Plan:
     _check_sources(plan)
     _check_figures(plan)
     _check_shares(plan)
-    return _inheriting_from_weights(plan)
+    return _inheriting(plan)
 
 
 def _states(config: Mapping[str, Any]) -> int:
@@ -93,36 +93,43 @@ def _repeated(recipes: Mapping[str, Mapping[str, Any]], states: int) -> dict[str
     Rows of tables name the repetitions beside what they repeat, and so show a mean and a standard deviation.
     """
     all_states = {section: dict(named) for section, named in recipes.items()}
+    if states == 1:
+        return all_states
     for state in range(1, states):
         for section in REPEATED:
             for name, recipe in recipes[section].items():
-                again = f"{name}_state_{state}"
+                again = _of_state(name, state)
                 if again in recipes[section]:
                     raise ValueError(f"{section}.{again} has the name of a repetition by random_states; give it another")
                 all_states[section][again] = _in_state(recipe, state)
-    names = range(1, states)
     tables = {
-        name: replace(table, rows=tuple(_all_states(row, names) for row in table.rows))
+        name: replace(table, rows=tuple(_all_states(row, states) for row in table.rows))
         for name, table in recipes["tables"].items()
     }
     return all_states | {"tables": tables}
 
 
+def _of_state(name: str, state: int) -> str:
+    """What a recipe is called in a random state, of which 0 is the one that its own name stands for."""
+    return f"{name}_state_{state}" if state else name
+
+
 def _in_state(recipe: Any, state: int) -> Any:
     """A recipe of a further random state: trained from it, and made of what is."""
-    changes = {key: f"{value}_state_{state}" for key, value in _repeated_references(recipe) if value is not None}
+    changes = {key: _of_state(value, state) for key, value in _repeated_references(recipe) if value is not None}
     if hasattr(recipe, "training"):
         changes["training"] = replace(recipe.training, random_state=recipe.training.random_state + state)
     return replace(recipe, **changes)
 
 
-def _all_states(row: Row, states: range) -> Row:
+def _all_states(row: Row, states: int) -> Row:
+    """A row of what it names in every random state."""
     changes: dict[str, Any] = {
-        key: tuple(name if state is None else f"{name}_state_{state}" for name in row.recipes(key) for state in (None, *states))
+        key: tuple(_of_state(name, state) for name in row.recipes(key) for state in range(states))
         for key, value in _repeated_references(row)
         if value is not None
     }
-    return replace(row, **changes) if states else row
+    return replace(row, **changes)
 
 
 def _repeated_references(recipe: Any) -> list[tuple[str, Any]]:
@@ -142,7 +149,7 @@ def _added(files: tuple[str, ...]) -> dict[str, dict[str, str]]:
     return added
 
 
-def _inheriting_from_weights(plan: Plan) -> Plan:
+def _inheriting(plan: Plan) -> Plan:
     """The plan with each network built and fed as what it starts from requires, unless its recipe says otherwise."""
 
     def resolved(recipe: Any) -> Any:

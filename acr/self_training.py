@@ -1,7 +1,6 @@
 """Self-training: a segmenter that learnt from pseudo labels has a say beside the seeds, and better ones are made of both."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -29,7 +28,18 @@ def agreed(
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def self_label_shard(*, split: str, segmenter: str, recipe: str, execution: Mapping, shard: str, **which: Any) -> None:
+def self_label_shard(
+    *,
+    split: str,
+    maps: str,
+    model: str | None,
+    segmenter: str,
+    recipe: str,
+    execution: Mapping,
+    shard: str,
+    output: str,
+    made_from: Mapping,
+) -> None:
     """Writes the masks of one shard of a split as an npz archive.
 
     `segmenter` is the model.safetensors of one; all other arguments are those of `acr.pseudo_labels.pseudo_label_shard`.
@@ -37,10 +47,10 @@ def self_label_shard(*, split: str, segmenter: str, recipe: str, execution: Mapp
     wanted, data = config.load(PseudoLabels, recipe), read_split(split)
     how = config.build(Execution, execution, "execution")
     network = read_segmenter(segmenter).to(device_of(how))
-    seeds = seed_scores(data, which.pop("maps"), which.pop("model"), wanted, how)
+    seeds = seed_scores(data, maps, model, wanted, how)
 
     def score(record: Record, image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "L H W"]:
         segmented = scores(network, image, wanted.segmenter_scales)
         return agreed(seeds(record, image), segmented, data.class_indices(record), wanted.seeds_weight)
 
-    write_labels(score, shard_of(data, shard), wanted.crf, how.workers, **which)
+    write_labels(score, shard_of(data, shard), wanted.crf, how.workers, output, made_from)

@@ -21,6 +21,12 @@ def configuration(folder: Path, name: str, values: dict) -> list[Path]:
     return [MICRO, OVERLAY, path]
 
 
+def jobs(output: str) -> dict[str, int]:
+    """How many jobs of each rule a dry run says it would run."""
+    lines = output.split("Job stats:")[1].split("total")[0].splitlines()[3:]
+    return {rule: int(count) for rule, count in map(str.split, filter(None, lines))}
+
+
 @pytest.fixture(scope="module")
 def plus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plus")
@@ -56,8 +62,7 @@ def test_only_what_is_made_of_a_change_is_made_again(plus: Path) -> None:
     files = configuration(plus, "plus.yaml", {}), configuration(plus, "longer.yaml", longer)
     nothing, some = plans([dry_run(plus, "--", PREDICTED, config=config) for config in files])
     assert "Nothing to be done" in nothing["output"]
-    rules = {line.split()[0] for line in some["output"].split("Job stats:")[1].split("total")[0].splitlines()[3:] if line}
-    assert rules == {"segmenter", "self_label_shard", "pseudo_labels", "prediction_shard", "predictions"}
+    assert jobs(some["output"]).keys() == {"segmenter", "self_label_shard", "pseudo_labels", "prediction_shard", "predictions"}
 
 
 @pytest.mark.slow
@@ -66,8 +71,7 @@ def test_further_random_states_leave_the_first_as_it_is(plus: Path) -> None:
     targets = [PREDICTED.replace("deeplab_crf", f"deeplab_crf{state}") for state in ("", "_state_1", "_state_2")]
     config = configuration(plus, "states.yaml", {"random_states": 3})
     (answer,) = plans([dry_run(plus, "--", *targets, config=config)])
-    stats = [line.split() for line in answer["output"].split("Job stats:")[1].split("total")[0].splitlines()[3:] if line]
-    assert {rule: int(count) for rule, count in stats} == {
+    assert jobs(answer["output"]) == {
         "classifier": 2,
         "seed_shard": 2,
         "seeds": 2,

@@ -57,7 +57,7 @@ class VitClassifier(nn.Module):
     @property
     def patch(self) -> int:
         """Pixels a side of one patch token."""
-        return int(self.network.patch_embed.feat_ratio())
+        return _side(self.network)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], keep: Keep = ATTENTION) -> Trace:
         """The trace of RGB `images` in [0, 1], with what it is to `keep` beside the logits."""
@@ -101,7 +101,7 @@ class VitFeatures(nn.Module):
             )
         self.normalise = Normalise(backbone, normalisation)
         self.network = _transformer(backbone, 0)
-        self.patch = int(self.network.patch_embed.feat_ratio())
+        self.patch = _side(self.network)
         if self.patch != stride:
             raise ValueError(f"stride is {stride}, but patches of {backbone} have sides of {self.patch} pixels; make it that")
         self.channels = (self.network.num_features,)
@@ -132,7 +132,12 @@ def is_transformer(backbone: str) -> bool:
 def patch_of(backbone: str) -> int:
     """Pixels a side of a patch of timm's vision transformer of that name."""
     with torch.device("meta"):
-        return int(_transformer(backbone, 0).patch_embed.feat_ratio())
+        return _side(_transformer(backbone, 0))
+
+
+def _side(network: VisionTransformer) -> int:
+    """Pixels a side of a patch."""
+    return int(network.patch_embed.feat_ratio())
 
 
 def _transformer(backbone: str, classes: int) -> VisionTransformer:

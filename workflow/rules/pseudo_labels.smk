@@ -16,12 +16,12 @@ rule pseudo_label_shard:
     output:
         masks=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.npz"),
         provenance=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.json"),
-    wildcard_constraints:
-        recipe=one_of(sorted({*PLAN.recipes["pseudo_labels"]} - {*SELF_LABELS})),
     log:
         "logs/{dataset}/pseudo_labels/{recipe}/{shard}.log",
     benchmark:
         "logs/{dataset}/pseudo_labels/{recipe}/{shard}.tsv"
+    wildcard_constraints:
+        recipe=one_of(sorted({*PLAN.recipes["pseudo_labels"]} - {*SELF_LABELS})),
     conda:
         "../../environment.yml"
     threads: PLAN.execution.threads
@@ -51,12 +51,12 @@ rule self_label_shard:
     output:
         masks=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.npz"),
         provenance=temp("results/{dataset}/pseudo_labels/{recipe}.shards/{shard}.json"),
-    wildcard_constraints:
-        recipe=one_of(SELF_LABELS),
     log:
         "logs/{dataset}/pseudo_labels/{recipe}/{shard}.log",
     benchmark:
         "logs/{dataset}/pseudo_labels/{recipe}/{shard}.tsv"
+    wildcard_constraints:
+        recipe=one_of(SELF_LABELS),
     conda:
         "../../environment.yml"
     threads: PLAN.execution.threads
