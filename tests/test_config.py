@@ -17,6 +17,7 @@ CONFIGS = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
 OVER = {
     "ablations": (),
     "ablations-textures": ("ablations",),
+    "table-4-masks": ("ablations",),
     "paper": (),
     "official": (),
     "acr-plus": (),
