@@ -19,7 +19,11 @@ from benchmarks.inputs import CLASSES
 from benchmarks.seeds import RECIPE
 from benchmarks.training import batch_of
 
-NETWORKS = {"hybrid": ("vit_base_r50_s16_384", 384), "deit": ("deit_small_patch16_224", 224)}
+NETWORKS = {
+    "hybrid": ("vit_base_r50_s16_384", 384),
+    "small": ("deit_small_patch16_224", 224),
+    "tiny": ("deit_tiny_patch16_224", 384),
+}
 HEAD = ("what", "network", "batch", "precision", "photographs/s", "ms", "peak MiB", "TFLOP/s", "share of peak")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
