@@ -10,7 +10,20 @@ from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replac
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from acr import extensions
-from acr.recipes import DATASETS, METHOD_NAMES, SECTIONS, TRAINED, VIEW_NAMES, WHOLE, Dataset, Execution, Row, Segmenter, Table
+from acr.recipes import (
+    DATASETS,
+    METHOD_NAMES,
+    SECTIONS,
+    TRAINED,
+    VIEW_NAMES,
+    WHOLE,
+    Dataset,
+    Execution,
+    Predictions,
+    Row,
+    Segmenter,
+    Table,
+)
 
 POSITIVE = {
     *("batch_size", "images", "training_steps", "shards", "batch", "processes", "threads", "layers"),
@@ -153,6 +166,9 @@ def _inheriting(plan: Plan) -> Plan:
     """The plan with each network built and fed as what it starts from requires, unless its recipe says otherwise."""
 
     def resolved(recipe: Any) -> Any:
+        if isinstance(recipe, Predictions):
+            labels = plan.recipes["pseudo_labels"][recipe.labels] if recipe.labels else None
+            return replace(recipe, labels_recipe=labels, seeds_recipe=labels and plan.recipes["seeds"][labels.seeds])
         if isinstance(recipe, Segmenter) and recipe.classifier is not None:
             classifier = resolved(plan.recipes["classifiers"][recipe.classifier])
             return replace(recipe, backbone=classifier.backbone, normalisation=classifier.normalisation, options={})
@@ -208,6 +224,8 @@ def _check_range(key: str, value: Any, where: str) -> None:
             raise ValueError(f"{where} is {value}, but must be positive")
         if value < 0:
             raise ValueError(f"{where} is {value}, but must not be negative")
+    if key == "found" and value > 1:
+        raise ValueError(f"{where} is {value}, but must be a probability between 0 and 1")
     if key == "val_share" and not 0 < value < 1:
         raise ValueError(f"{where} is {value}, but must lie between 0 and 1")
     if key in NOT_EMPTY and value == ():

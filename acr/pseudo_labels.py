@@ -1,13 +1,13 @@
 """Pseudo labels: seeds spread by a random walk over learnt affinities, one mask an image (PSA: Ahn and Kwak, CVPR 2018)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from acr import config
 from acr.affinities import Offset, affinity_without_gradient, neighbours, random_walk, transition
@@ -93,14 +93,17 @@ Score = Callable[[Record, UInt8[np.ndarray, "H W 3"]], Float32[np.ndarray, "L H 
 
 def seed_scores(data: Split, maps: str | Path, model: str | Path | None, recipe: PseudoLabels, how: Execution) -> Score:
     """`pseudo_scores` as a function of a record and its photograph; arguments as `pseudo_label_shard` has them."""
-    seeds, spread = Arrays(maps), _spread(model, recipe, how)
-    level = recipe.background
-    if level == "otsu_of_split":
-        level = otsu_threshold(seeds[record.image_id] for record in data.records)
+    seeds, spread = Arrays(maps), spread_of(model, recipe, how)
+    level = level_of(recipe, (seeds[record.image_id] for record in data.records))
     return lambda record, image: pseudo_scores(image, seeds[record.image_id].astype(np.float32), level, spread)
 
 
-def _spread(model: str | Path | None, recipe: PseudoLabels, how: Execution) -> Spread:
+def level_of(recipe: PseudoLabels, maps: Iterable[Float[np.ndarray, "_ _ _"]]) -> float | Literal["otsu"]:
+    """The background of all images, for which the maps of all may have to be read; or `otsu`, each image's own."""
+    return otsu_threshold(maps) if recipe.background == "otsu_of_split" else recipe.background
+
+
+def spread_of(model: str | Path | None, recipe: PseudoLabels, how: Execution) -> Spread:
     """The walk, if there is a network to walk by, and after it the refinement by pixels, if there is one."""
     spread: list[Spread] = []
     if model:

@@ -22,6 +22,11 @@ def upstream(section: str, **default: Any) -> Any:
     return field(metadata={"section": section}, **default)
 
 
+def filled_in() -> Any:
+    """A field that nobody sets: what a recipe needs of the recipes it names, put there when the configuration is read."""
+    return field(default=None, metadata={"filled_in": True})
+
+
 def published(default: Any, *, official: Any, source: str | Mapping[str, str], **paper: Any) -> Any:
     """A field whose value the paper prints (`paper`; silent where it is not given) or the official code uses.
 
@@ -370,6 +375,12 @@ class Predictions:
     segmenter: str = upstream("segmenters")
     scales: tuple[float, ...] = (0.5, 0.75, 1.0)
     crf: Crf | None = Crf(gaussian_xy=1.0, bilateral_xy=67.0, bilateral_rgb=3.0, bilateral_weight=4.0)
+    # as whose pseudo labels, but of the tags that the classifier of their seeds finds, the masks are made; and the
+    # probability from which it finds one
+    labels: str | None = upstream("pseudo_labels", default=None)
+    found: float = 0.1
+    labels_recipe: PseudoLabels | None = filled_in()
+    seeds_recipe: Seeds | None = filled_in()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 The recipe is that of kazuto1011/deeplab-pytorch, which the field trains with.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +15,14 @@ from torch.nn import functional
 
 from acr import config
 from acr.augmentations import augment, random_window
-from acr.crf import masks
-from acr.datasets.base import Split, read_split, shard_of
-from acr.devices import device_of
+from acr.datasets.base import Split, read_split
 from acr.distributed import mean_count, on_all_devices
-from acr.files import read_json, write_resumably
+from acr.files import read_json
 from acr.images import (
-    at_full_size,
     check_mask,
     crop,
     read_image,
     read_mask,
-    read_working_image,
     resize_image,
     resize_mask,
     working_size,
@@ -34,7 +30,7 @@ from acr.images import (
 from acr.models.deeplab import DeepLabV2, build_deeplab, labels_at, logits_at_scales, maximum, upsample
 from acr.models.vit import patch_of
 from acr.models.weights import load_state, load_weights
-from acr.recipes import Execution, Predictions, Segmenter
+from acr.recipes import Execution, Segmenter
 from acr.shapes import BACKGROUND, VOID
 from acr.training import Run, fit, freeze_norm, freeze_stem, save_trained
 
@@ -162,30 +158,3 @@ def read_segmenter(model: str | Path) -> DeepLabV2:
     network = build_deeplab(read_json(Path(model).with_suffix(".json")))
     load_state(network, model)
     return network.requires_grad_(False).eval()
-
-
-def predict_shard(
-    *, split: str, model: str, recipe: str, execution: Mapping, shard: str, output: str, made_from: Mapping
-) -> None:
-    """Writes the predicted masks of one shard of a split, such as `0-of-4`, as an npz archive.
-
-    Args:
-        split: table of the split.
-        model: model.safetensors of the segmenter.
-        recipe: a Predictions; its CRFs run in `execution.workers` processes beside the network.
-        execution: how to run.
-        shard: which images.
-        output: the archive of uint8 masks "H W" by image_id.
-        made_from: all that they are a function of: what an interrupted call of it predicted is not predicted again.
-    """
-    wanted, how = config.load(Predictions, recipe), config.build(Execution, execution, "execution")
-    records = shard_of(read_split(split), shard).records
-    network = read_segmenter(model).to(device_of(how))
-
-    def predicted(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
-        images = (read_working_image(record.image) for record in records[first:])
-        scored = ((image, scores(network, image, wanted.scales)) for image in images)
-        made = zip(masks(scored, wanted.crf, how.workers), records[first:], strict=True)
-        return (at_full_size(mask, record.image) for mask, record in made)
-
-    write_resumably(output, made_from, [record.image_id for record in records], predicted)

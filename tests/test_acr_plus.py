@@ -44,6 +44,9 @@ def test_labels_are_made_of_seeds_and_of_a_segmenter_that_goes_on_from_the_class
         path = "results/micro/classifiers/acr/model.safetensors"
         assert inputs[path] == classifier[path]
         assert read_json(results / f"segmenters/{name}/model.json")["stride"] == 8  # the side of its patches
+    predicted = read_json(results / "predictions/deeplab_crf/val/provenance.json")
+    assert {"results/micro/seeds/acr/maps.npz", "results/micro/classifiers/acr/model.safetensors"} <= predicted["inputs"].keys()
+    assert predicted["recipe"]["labels_recipe"]["seeds_weight"] == 3
     inputs = read_json(results / "pseudo_labels/acr/provenance.json")["inputs"]
     assert {"results/micro/segmenters/first/model.safetensors", "results/micro/seeds/acr/maps.npz"} <= inputs.keys()
     assert not any("segmenters" in path for path in read_json(results / "pseudo_labels/first/provenance.json")["inputs"])
@@ -59,10 +62,16 @@ def test_labels_are_made_of_seeds_and_of_a_segmenter_that_goes_on_from_the_class
 def test_only_what_is_made_of_a_change_is_made_again(plus: Path) -> None:
     """The first segmenter learns longer: labels that it has a say in, and all behind them."""
     longer = {"segmenters": {"first": {"training": {"steps": 4}}}}
-    files = configuration(plus, "plus.yaml", {}), configuration(plus, "longer.yaml", longer)
-    nothing, some = plans([dry_run(plus, "--", PREDICTED, config=config) for config in files])
+    surer = {"predictions": {"deeplab_crf": {"found": 0.3}}}
+    steeper = {"pseudo_labels": {"acr": {"seeds_weight": 4}}}
+    said = {"plus": {}, "longer": longer, "surer": surer, "steeper": steeper}
+    files = [configuration(plus, f"{name}.yaml", values) for name, values in said.items()]
+    nothing, some, last, labels = plans([dry_run(plus, "--", PREDICTED, config=config) for config in files])
     assert "Nothing to be done" in nothing["output"]
     assert jobs(some["output"]).keys() == {"segmenter", "self_label_shard", "pseudo_labels", "prediction_shard", "predictions"}
+    assert jobs(last["output"]).keys() == {"prediction_shard", "predictions"}
+    # predictions too, which are made as these labels are, whether their segmenter comes out different or not
+    assert jobs(labels["output"]).keys() == jobs(some["output"]).keys()
 
 
 @pytest.mark.slow

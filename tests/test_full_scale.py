@@ -17,10 +17,11 @@ from acr.datasets.base import read_split
 from acr.datasets.catalogue import fetch_dataset, write_splits
 from acr.files import Arrays, write_arrays
 from acr.images import read_mask, write_mask
+from acr.predictions import predict_shard
 from acr.pseudo_labels import pseudo_label_shard
 from acr.recipes import Textures
 from acr.seeds import seed_shard
-from acr.segmenters import predict_shard, train_segmenter
+from acr.segmenters import train_segmenter
 
 pytestmark = pytest.mark.slow
 EXECUTION = {"device": "cpu", "workers": 0}

@@ -20,9 +20,10 @@ from acr.files import Arrays, read_json
 from acr.images import as_working_image, read_image, read_mask, resize_mask, upsample, write_image
 from acr.inference import CRF, LIKELY, SCALES, Localiser, Segmenter, photographs_of, predict, write_maps
 from acr.overlays import SIDE, TITLE, heat_map, painted, thumbnail
+from acr.predictions import predict_shard
 from acr.processes import AHEAD
 from acr.recipes import Execution, Predictions
-from acr.segmenters import predict_shard, scores
+from acr.segmenters import scores
 from tests import pages
 from tests.running import ROOT, environment
 

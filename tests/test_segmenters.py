@@ -17,12 +17,12 @@ from acr.images import read_image, write_image, write_mask
 from acr.models.deeplab import build_deeplab
 from acr.models.vit import VitClassifier
 from acr.models.weights import save_model
+from acr.predictions import predict_shard
 from acr.recipes import Crf, Predictions, Segmenter, Training
 from acr.segmenters import (
     Objective,
     Sample,
     cross_entropy,
-    predict_shard,
     read_segmenter,
     scores,
     train_segmenter,

@@ -15,9 +15,9 @@ import yaml
 from acr.confident_labels import label_shard
 from acr.files import PROVENANCE, Arrays, hold, read_json
 from acr.images import read_image, read_mask
+from acr.predictions import predict_shard
 from acr.pseudo_labels import pseudo_label_shard
 from acr.seeds import seed_shard
-from acr.segmenters import predict_shard
 from acr.shards import merge_maps, merge_masks
 from tests.running import MARK, MICRO, ROOT, plans, short_run, snakemake
 

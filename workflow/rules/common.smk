@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 from snakemake.exceptions import WorkflowError
 
@@ -96,11 +96,22 @@ def data_recipe(wildcards):
     return canonical(PLAN.data)
 
 
-def upstream(section, key, path):
-    """An input function: the file of the recipe that `key` of this rule's recipe names; no file where it is null."""
+def named(section, keys, name):
+    """The recipe that keys such as `labels.seeds`, each naming the next one, lead to from a recipe; None where one is null."""
+    for key in keys.split("."):
+        recipe = PLAN.recipe(section, name)
+        name = getattr(recipe, key)
+        if name is None:
+            return None
+        section = next(item.metadata["section"] for item in fields(recipe) if item.name == key)
+    return name
+
+
+def upstream(section, keys, path):
+    """An input function: the file of the recipe that `keys` lead to from this rule's recipe; no file where one is null."""
 
     def files(wildcards):
-        name = getattr(PLAN.recipe(section, wildcards.recipe), key)
+        name = named(section, keys, wildcards.recipe)
         return [] if name is None else path.format(dataset=wildcards.dataset, name=name)
 
     return files
@@ -187,15 +198,6 @@ def swept(wildcards):
 def sweep_recipe(wildcards):
     """All that decides a sweep over layers."""
     return canonical(swept(wildcards))
-
-
-def sweep_upstream(path):
-    """An input function: the file of the classifier whose seeds a sweep is made of."""
-
-    def file(wildcards):
-        return path.format(dataset=wildcards.dataset, name=swept(wildcards).classifier)
-
-    return file
 
 
 def cost_recipe(wildcards):

@@ -5,9 +5,9 @@ rule layer_sweep_shard:
     input:
         split=ancient(split("train")),
         split_made=SPLITS_MADE,
-        model=ancient(sweep_upstream("results/{dataset}/classifiers/{name}/model.safetensors")),
-        model_made=sweep_upstream("results/{dataset}/classifiers/{name}/provenance.json"),
-        description=sweep_upstream("results/{dataset}/classifiers/{name}/model.json"),
+        model=ancient(upstream("layer_sweeps", "seeds.classifier", "results/{dataset}/classifiers/{name}/model.safetensors")),
+        model_made=upstream("layer_sweeps", "seeds.classifier", "results/{dataset}/classifiers/{name}/provenance.json"),
+        description=upstream("layer_sweeps", "seeds.classifier", "results/{dataset}/classifiers/{name}/model.json"),
     output:
         maps=temp("results/{dataset}/layer_sweeps/{recipe}/shards/{shard}.npz"),
         provenance=temp("results/{dataset}/layer_sweeps/{recipe}/shards/{shard}.json"),

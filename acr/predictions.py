@@ -1,0 +1,131 @@
+"""Predictions: masks of the reported split, of which no tag is used (App. A).
+
+A segmenter makes them alone or, deviates: beside the seeds of the classes that a classifier finds, as pseudo labels are made.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from acr import config
+from acr.classifiers import read_classifier, tag_probabilities
+from acr.crf import masks
+from acr.datasets.base import read_split, shard_of
+from acr.devices import device_of
+from acr.files import Arrays, read_json, write_resumably
+from acr.images import at_full_size, read_working_image
+from acr.models.vit import VitClassifier
+from acr.pseudo_labels import Spread, level_of, mask_values, pseudo_scores, spread_of
+from acr.recipes import Execution, Predictions
+from acr.seeds import localise_photograph, with_depth
+from acr.segmenters import read_segmenter, scores
+from acr.self_training import agreed
+
+Scores = Callable[[UInt8[np.ndarray, "H W 3"]], Float32[np.ndarray, "K H W"]]
+
+
+def found(probabilities: Float[np.ndarray, " C"], least: float) -> tuple[int, ...]:
+    """The indices of the classes of at least this probability, in their order."""
+    return tuple(np.flatnonzero(probabilities >= least).tolist())
+
+
+def of_all_classes(
+    probabilities: Float32[np.ndarray, "L H W"], indices: Sequence[int], count: int
+) -> Float32[np.ndarray, "M H W"]:
+    """Probabilities of the background and of the classes `indices`, with zeros for the others of M = `count` labels."""
+    whole = np.zeros((count, *probabilities.shape[1:]), np.float32)
+    whole[mask_values(indices)] = probabilities
+    return whole
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Makes the probabilities of a segmenter those of pseudo labels whose tags the classifier of their seeds finds.
+
+    A pixel's probability of a class is that of the seeds, to the power of the pseudo labels' `seeds_weight`, times the
+    segmenter's, times the classifier's that the image has the class at all; of one that is not found it is 0.
+    """
+
+    classifier: VitClassifier
+    image_size: int  # pixels a side that the classifier tags photographs at
+    recipe: Predictions
+    level: float | Literal["otsu"]
+    spread: Spread
+
+    def __call__(
+        self, image: UInt8[np.ndarray, "H W 3"], segmented: Float32[np.ndarray, "K H W"]
+    ) -> Float32[np.ndarray, "K H W"]:
+        """Probabilities of background and classes at every pixel, of an image and what the segmenter makes of it."""
+        labels, seeds = self.recipe.labels_recipe, self.recipe.seeds_recipe
+        assert labels is not None, self.recipe
+        assert seeds is not None, self.recipe
+        tags = tag_probabilities(self.classifier, image, self.image_size)
+        indices = found(tags, self.recipe.found)
+        if not indices:
+            return of_all_classes(np.ones((1, *image.shape[:2]), np.float32), indices, len(segmented))
+        maps = localise_photograph(self.classifier, image, indices, with_depth(seeds, self.classifier))
+        seeded = pseudo_scores(image, maps.astype(np.float32), self.level, self.spread)
+        weighted = segmented * np.array([1, *tags], np.float32)[:, None, None]
+        return of_all_classes(agreed(seeded, weighted, indices, labels.seeds_weight), indices, len(segmented))
+
+
+# ---- disk ----------------------------------------------------------------------------------------------------------------
+
+
+def predict_shard(
+    *,
+    split: str,
+    model: str,
+    classifier: str | None = None,
+    maps: str | None = None,
+    affinity: str | None = None,
+    recipe: str,
+    execution: Mapping,
+    shard: str,
+    output: str,
+    made_from: Mapping,
+) -> None:
+    """Writes the predicted masks of one shard of a split, such as `0-of-4`, as an npz archive.
+
+    Args:
+        split: table of the split.
+        model: model.safetensors of the segmenter.
+        classifier: where the recipe has `labels`, model.safetensors of the classifier of their seeds.
+        maps: these seeds, of the training split: their background level is that of the predictions.
+        affinity: model.safetensors of the affinity network of these pseudo labels, if they have one.
+        recipe: a Predictions; its CRFs run in `execution.workers` processes beside the network.
+        execution: how to run.
+        shard: which images.
+        output: the archive of uint8 masks "H W" by image_id.
+        made_from: all that they are a function of: what an interrupted call of it predicted is not predicted again.
+    """
+    wanted, how = config.load(Predictions, recipe), config.build(Execution, execution, "execution")
+    records = shard_of(read_split(split), shard).records
+    score = _score(wanted, how, model, classifier, maps, affinity)
+
+    def predicted(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
+        images = (read_working_image(record.image) for record in records[first:])
+        made = zip(masks(((image, score(image)) for image in images), wanted.crf, how.workers), records[first:], strict=True)
+        return (at_full_size(mask, record.image) for mask, record in made)
+
+    write_resumably(output, made_from, [record.image_id for record in records], predicted)
+
+
+def _score(
+    recipe: Predictions, how: Execution, model: str, classifier: str | None, maps: str | None, affinity: str | None
+) -> Scores:
+    """What an image's probabilities come from: the segmenter, and beside it the seeds where the recipe has `labels`."""
+    network = read_segmenter(model).to(device_of(how))
+    if recipe.labels_recipe is None:
+        return lambda image: scores(network, image, recipe.scales)
+    assert classifier is not None, recipe.labels
+    assert maps is not None, recipe.labels
+    size, archive = read_json(Path(classifier).with_suffix(".json"))["image_size"], Arrays(maps)
+    level = level_of(recipe.labels_recipe, (archive[name] for name in archive))
+    spread = spread_of(affinity, recipe.labels_recipe, how)
+    beside = Beside(read_classifier(classifier).to(device_of(how)), size, recipe, level, spread)
+    return lambda image: beside(image, scores(network, image, recipe.scales))

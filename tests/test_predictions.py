@@ -1,0 +1,135 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from acr.classifiers import build_classifier, describe, read_classifier, tag_probabilities
+from acr.config import canonical
+from acr.datasets.base import Record, Split, write_classes, write_split
+from acr.files import Arrays, write_arrays
+from acr.images import read_image, write_image
+from acr.measures import otsu_threshold
+from acr.models.deeplab import build_deeplab
+from acr.models.weights import save_model
+from acr.predictions import found, of_all_classes, predict_shard
+from acr.pseudo_labels import pseudo_scores
+from acr.recipes import Classifier, Predictions, PseudoLabels, Seeds
+from acr.seeds import localise_photograph, with_depth
+from acr.segmenters import read_segmenter, scores
+
+CLASSES = ("bird", "cat", "dog")
+SEGMENTER = {
+    "backbone": "resnet10t",
+    "options": {"channels": [8, 12, 16, 16], "stem_width": 8, "avg_down": False},
+    "stride": 8,
+    "dilations": [1, 2],
+    "normalisation": "half",
+    "classes": CLASSES,
+}
+LABELS = PseudoLabels(seeds="acr", background="otsu_of_split", seeds_weight=2.0)
+SEEDS = Seeds(classifier="acr", image_size=32, layers=2, product="affinity_times_map")
+RECIPE = Predictions(
+    segmenter="deeplab", scales=(1.0,), crf=None, labels="acr", found=0.5, labels_recipe=LABELS, seeds_recipe=SEEDS
+)
+ALONE = Predictions(segmenter="deeplab", scales=(1.0,), crf=None)
+
+
+def test_classes_are_found_from_a_probability_on():
+    assert found(np.array([0.2, 0.1, 0.09, 0.7]), 0.1) == (0, 1, 3)
+    assert found(np.array([0.2, 0.1]), 0.3) == ()
+
+
+def test_what_is_not_found_has_no_probability():
+    two = np.array([0.7, 0.1, 0.2], np.float32).reshape(3, 1, 1)
+    assert of_all_classes(two, (2, 0), 4).ravel().tolist() == pytest.approx([0.7, 0.2, 0, 0.1])
+    assert of_all_classes(np.ones((1, 1, 2), np.float32), (), 3).tolist() == [[[1, 1]], [[0, 0]], [[0, 0]]]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Three images of 40 x 48 pixels, an untrained classifier and an untrained segmenter; a call predicts by a recipe."""
+    rng, records, seeds = np.random.default_rng(0), [], {}
+    for index in range(3):
+        path = tmp_path / f"{index}.png"
+        write_image(path, rng.integers(0, 256, (40, 48, 3), dtype=np.uint8))
+        records.append(Record(str(index), path, None, ()))
+        seeds[str(index)] = rng.random((2, 5, 6)).astype(np.float16)
+    write_arrays(tmp_path / "maps.npz", seeds.items())
+    write_split(tmp_path / "val.csv", Split("val", CLASSES, tuple(records)))
+    write_classes(tmp_path / "classes.txt", CLASSES)
+    torch.manual_seed(0)
+    model = build_deeplab(SEGMENTER)
+    for layer in model.head:
+        layer.weight.data.normal_()
+    save_model(tmp_path / "segmenter", model, SEGMENTER)
+    description = describe(Classifier(backbone="vit_stem8_96", image_size=32, normalisation="half"), CLASSES)
+    classifier = build_classifier(description)
+    classifier.network.head.weight.data.normal_()
+    save_model(tmp_path / "classifier", classifier, description)
+
+    def call(recipe: Predictions, shard: str = "0-of-1") -> dict[str, np.ndarray]:
+        output = tmp_path / f"{shard}.npz"
+        beside = {"classifier": str(tmp_path / "classifier" / "model.safetensors"), "maps": str(tmp_path / "maps.npz")}
+        predict_shard(
+            split=str(tmp_path / "val.csv"),
+            model=str(tmp_path / "segmenter" / "model.safetensors"),
+            **(beside if recipe.labels else {}),
+            recipe=canonical(recipe),
+            execution={"device": "cpu", "workers": 0},
+            shard=shard,
+            output=str(output),
+            made_from={"recipe": canonical(recipe)},
+        )
+        archive = Arrays(output)
+        return {name: archive[name] for name in archive}
+
+    return call
+
+
+def parts(folder, index):
+    """What is known of one image: it, the classifier, its tags, and what the segmenter says."""
+    image = read_image(folder / f"{index}.png")
+    classifier = read_classifier(folder / "classifier" / "model.safetensors")
+    segmented = scores(read_segmenter(folder / "segmenter" / "model.safetensors"), image, (1.0,))
+    return image, classifier, tag_probabilities(classifier, image, 32), segmented
+
+
+def test_each_pixel_takes_the_best_of_the_classes_that_are_found(made, tmp_path):
+    masks, archive, numbers = made(RECIPE), Arrays(tmp_path / "maps.npz"), []
+    level = otsu_threshold(archive[name] for name in archive)  # of the training images' seeds
+    for index in range(3):
+        image, classifier, tags, segmented = parts(tmp_path, index)
+        classes = [number for number, tag in enumerate(tags) if tag >= 0.5]
+        numbers.append(len(classes))
+        maps = localise_photograph(classifier, image, classes, with_depth(SEEDS, classifier)).astype(np.float32)
+        background, *seeded = pseudo_scores(image, maps, level, lambda image, maps: maps)
+        both = np.zeros((4, 40, 48))
+        both[0] = background.astype(float) ** 2 * segmented[0]
+        for number, seed in zip(classes, seeded, strict=True):
+            both[number + 1] = seed.astype(float) ** 2 * segmented[number + 1] * tags[number]
+        assert (masks[str(index)] == both.argmax(0)).mean() > 0.999  # but for ties in single precision
+    assert {1, 2} & {*numbers}  # some classes are found and some are not
+
+
+def test_where_seeds_weigh_nothing_the_segmenter_and_the_tags_are_left(made, tmp_path):
+    masks = made(replace(RECIPE, found=0.0, labels_recipe=replace(LABELS, seeds_weight=0.0)))
+    for index in range(3):
+        _, _, tags, segmented = parts(tmp_path, index)
+        assert (masks[str(index)] == (segmented * np.array([1, *tags])[:, None, None]).argmax(0)).mean() > 0.999
+
+
+def test_where_nothing_is_found_all_is_background(made):
+    assert not any(mask.any() for mask in made(replace(RECIPE, found=1.0)).values())
+
+
+def test_without_labels_the_segmenter_is_alone(made, tmp_path):
+    masks = made(ALONE)
+    assert all((masks[str(index)] == parts(tmp_path, index)[3].argmax(0)).all() for index in range(3))
+    assert any((masks[name] != mask).any() for name, mask in made(RECIPE).items())
+
+
+def test_the_number_of_shards_leaves_no_trace(made):
+    whole, shards = made(RECIPE), [made(RECIPE, f"{shard}-of-2") for shard in range(2)]
+    assert [list(shard) for shard in shards] == [["0", "2"], ["1"]]
+    assert all((shard[name] == whole[name]).all() for shard in shards for name in shard)
