@@ -46,8 +46,8 @@ def of_all_classes(
 class Beside:
     """Makes the probabilities of a segmenter those of pseudo labels whose tags the classifier of their seeds finds.
 
-    A pixel's probability of a class is that of the seeds, to the power of the pseudo labels' `seeds_weight`, times the
-    segmenter's, times the classifier's that the image has the class at all; of one that is not found it is 0.
+    A pixel's probability of a class is that of the seeds, to the power of `seeds_weight`, times the segmenter's; of a class
+    that is not found it is 0.
     """
 
     classifier: VitClassifier
@@ -60,17 +60,14 @@ class Beside:
         self, image: UInt8[np.ndarray, "H W 3"], segmented: Float32[np.ndarray, "K H W"]
     ) -> Float32[np.ndarray, "K H W"]:
         """Probabilities of background and classes at every pixel, of an image and what the segmenter makes of it."""
-        labels, seeds = self.recipe.labels_recipe, self.recipe.seeds_recipe
-        assert labels is not None, self.recipe
-        assert seeds is not None, self.recipe
-        tags = tag_probabilities(self.classifier, image, self.image_size)
-        indices = found(tags, self.recipe.found)
+        assert self.recipe.seeds_recipe is not None, self.recipe
+        seeds = with_depth(self.recipe.seeds_recipe, self.classifier)
+        indices = found(tag_probabilities(self.classifier, image, self.image_size), self.recipe.found)
         if not indices:
             return of_all_classes(np.ones((1, *image.shape[:2]), np.float32), indices, len(segmented))
-        maps = localise_photograph(self.classifier, image, indices, with_depth(seeds, self.classifier))
-        seeded = pseudo_scores(image, maps.astype(np.float32), self.level, self.spread)
-        weighted = segmented * np.array([1, *tags], np.float32)[:, None, None]
-        return of_all_classes(agreed(seeded, weighted, indices, labels.seeds_weight), indices, len(segmented))
+        maps = localise_photograph(self.classifier, image, indices, seeds).astype(np.float32)
+        seeded = pseudo_scores(image, maps, self.level, self.spread)
+        return of_all_classes(agreed(seeded, segmented, indices, self.recipe.seeds_weight), indices, len(segmented))
 
 
 # ---- disk ----------------------------------------------------------------------------------------------------------------

@@ -379,6 +379,7 @@ class Predictions:
     # probability from which it finds one
     labels: str | None = upstream("pseudo_labels", default=None)
     found: float = 0.1
+    seeds_weight: float = 1.0  # as that of pseudo labels, but beside a segmenter that has not seen the image
     labels_recipe: PseudoLabels | None = filled_in()
     seeds_recipe: Seeds | None = filled_in()
 

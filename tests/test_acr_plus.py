@@ -46,7 +46,7 @@ def test_labels_are_made_of_seeds_and_of_a_segmenter_that_goes_on_from_the_class
         assert read_json(results / f"segmenters/{name}/model.json")["stride"] == 8  # the side of its patches
     predicted = read_json(results / "predictions/deeplab_crf/val/provenance.json")
     assert {"results/micro/seeds/acr/maps.npz", "results/micro/classifiers/acr/model.safetensors"} <= predicted["inputs"].keys()
-    assert predicted["recipe"]["labels_recipe"]["seeds_weight"] == 3
+    assert predicted["recipe"]["labels_recipe"]["background"] == "otsu_of_split"
     inputs = read_json(results / "pseudo_labels/acr/provenance.json")["inputs"]
     assert {"results/micro/segmenters/first/model.safetensors", "results/micro/seeds/acr/maps.npz"} <= inputs.keys()
     assert not any("segmenters" in path for path in read_json(results / "pseudo_labels/first/provenance.json")["inputs"])

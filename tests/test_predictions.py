@@ -27,10 +27,17 @@ SEGMENTER = {
     "normalisation": "half",
     "classes": CLASSES,
 }
-LABELS = PseudoLabels(seeds="acr", background="otsu_of_split", seeds_weight=2.0)
+LABELS = PseudoLabels(seeds="acr", background="otsu_of_split")
 SEEDS = Seeds(classifier="acr", image_size=32, layers=2, product="affinity_times_map")
 RECIPE = Predictions(
-    segmenter="deeplab", scales=(1.0,), crf=None, labels="acr", found=0.5, labels_recipe=LABELS, seeds_recipe=SEEDS
+    segmenter="deeplab",
+    scales=(1.0,),
+    crf=None,
+    labels="acr",
+    found=0.5,
+    seeds_weight=2.0,
+    labels_recipe=LABELS,
+    seeds_recipe=SEEDS,
 )
 ALONE = Predictions(segmenter="deeplab", scales=(1.0,), crf=None)
 
@@ -107,16 +114,15 @@ def test_each_pixel_takes_the_best_of_the_classes_that_are_found(made, tmp_path)
         both = np.zeros((4, 40, 48))
         both[0] = background.astype(float) ** 2 * segmented[0]
         for number, seed in zip(classes, seeded, strict=True):
-            both[number + 1] = seed.astype(float) ** 2 * segmented[number + 1] * tags[number]
+            both[number + 1] = seed.astype(float) ** 2 * segmented[number + 1]
         assert (masks[str(index)] == both.argmax(0)).mean() > 0.999  # but for ties in single precision
     assert {1, 2} & {*numbers}  # some classes are found and some are not
 
 
-def test_where_seeds_weigh_nothing_the_segmenter_and_the_tags_are_left(made, tmp_path):
-    masks = made(replace(RECIPE, found=0.0, labels_recipe=replace(LABELS, seeds_weight=0.0)))
-    for index in range(3):
-        _, _, tags, segmented = parts(tmp_path, index)
-        assert (masks[str(index)] == (segmented * np.array([1, *tags])[:, None, None]).argmax(0)).mean() > 0.999
+def test_where_all_is_found_and_seeds_weigh_nothing_the_segmenter_is_alone(made):
+    alone = made(ALONE)
+    for name, mask in made(replace(RECIPE, found=0.0, seeds_weight=0.0)).items():
+        assert (mask == alone[name]).mean() > 0.999  # but for ties in single precision
 
 
 def test_where_nothing_is_found_all_is_background(made):
