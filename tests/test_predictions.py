@@ -6,27 +6,17 @@ import torch
 
 from acr.classifiers import build_classifier, describe, read_classifier, tag_probabilities
 from acr.config import canonical
-from acr.datasets.base import Record, Split, write_classes, write_split
-from acr.files import Arrays, write_arrays
-from acr.images import read_image, write_image
+from acr.files import Arrays
+from acr.images import read_image
 from acr.measures import otsu_threshold
-from acr.models.deeplab import build_deeplab
 from acr.models.weights import save_model
 from acr.predictions import found, of_all_classes, predict_shard
 from acr.pseudo_labels import pseudo_scores
 from acr.recipes import Classifier, Predictions, PseudoLabels, Seeds
 from acr.seeds import localise_photograph, with_depth
 from acr.segmenters import read_segmenter, scores
+from tests.untrained import CLASSES, write_segmenter, write_tagged
 
-CLASSES = ("bird", "cat", "dog")
-SEGMENTER = {
-    "backbone": "resnet10t",
-    "options": {"channels": [8, 12, 16, 16], "stem_width": 8, "avg_down": False},
-    "stride": 8,
-    "dilations": [1, 2],
-    "normalisation": "half",
-    "classes": CLASSES,
-}
 LABELS = PseudoLabels(seeds="acr", background="otsu_of_split")
 SEEDS = Seeds(classifier="acr", image_size=32, layers=2, product="affinity_times_map")
 RECIPE = Predictions(
@@ -56,20 +46,9 @@ def test_what_is_not_found_has_no_probability():
 @pytest.fixture
 def made(tmp_path):
     """Three images of 40 x 48 pixels, an untrained classifier and an untrained segmenter; a call predicts by a recipe."""
-    rng, records, seeds = np.random.default_rng(0), [], {}
-    for index in range(3):
-        path = tmp_path / f"{index}.png"
-        write_image(path, rng.integers(0, 256, (40, 48, 3), dtype=np.uint8))
-        records.append(Record(str(index), path, None, ()))
-        seeds[str(index)] = rng.random((2, 5, 6)).astype(np.float16)
-    write_arrays(tmp_path / "maps.npz", seeds.items())
-    write_split(tmp_path / "val.csv", Split("val", CLASSES, tuple(records)))
-    write_classes(tmp_path / "classes.txt", CLASSES)
-    torch.manual_seed(0)
-    model = build_deeplab(SEGMENTER)
-    for layer in model.head:
-        layer.weight.data.normal_()
-    save_model(tmp_path / "segmenter", model, SEGMENTER)
+    write_tagged(tmp_path, "val", [("bird", "cat")] * 3, 40, 48)
+    write_segmenter(tmp_path / "segmenter")
+    torch.manual_seed(1)
     description = describe(Classifier(backbone="vit_stem8_96", image_size=32, normalisation="half"), CLASSES)
     classifier = build_classifier(description)
     classifier.network.head.weight.data.normal_()

@@ -2,32 +2,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from acr.config import canonical
 from acr.crf import crf_mask
-from acr.datasets.base import Record, Split, write_classes, write_split
-from acr.files import Arrays, write_arrays
-from acr.images import read_image, write_image
-from acr.models.deeplab import build_deeplab
-from acr.models.weights import save_model
+from acr.files import Arrays
+from acr.images import read_image
 from acr.pseudo_labels import pseudo_scores
 from acr.recipes import Crf, PseudoLabels
 from acr.segmenters import read_segmenter, scores
 from acr.self_training import agreed, self_label_shard
+from tests.untrained import CLASSES, write_segmenter, write_tagged
 
-CLASSES = ("bird", "cat", "dog")
 TAGS = (("cat",), ("dog", "bird"), CLASSES, ())
-DESCRIPTION = {
-    "backbone": "resnet10t",
-    "options": {"channels": [8, 12, 16, 16], "stem_width": 8, "avg_down": False},
-    "stride": 8,
-    "dilations": [1, 2],
-    "normalisation": "half",
-    "classes": CLASSES,
-}
 RECIPE = PseudoLabels(seeds="acr", background=0.5, segmenter="deeplab", segmenter_scales=(1.0,), seeds_weight=2.0)
 
 
@@ -58,20 +46,8 @@ def test_who_knows_nothing_changes_nothing(state):
 @pytest.fixture
 def made(tmp_path):
     """Four images of 22 x 30 pixels and an untrained segmenter; a call makes their labels by a recipe."""
-    rng, records, seeds = np.random.default_rng(0), [], {}
-    for index, labels in enumerate(TAGS):
-        path = tmp_path / f"{index}.png"
-        write_image(path, rng.integers(0, 256, (22, 30, 3), dtype=np.uint8))
-        records.append(Record(str(index), path, None, labels))
-        seeds[str(index)] = rng.random((len(labels), 5, 6)).astype(np.float16)
-    write_arrays(tmp_path / "maps.npz", seeds.items())
-    write_split(tmp_path / "train.csv", Split("train", CLASSES, tuple(records)))
-    write_classes(tmp_path / "classes.txt", CLASSES)
-    torch.manual_seed(0)
-    model = build_deeplab(DESCRIPTION)
-    for layer in model.head:
-        layer.weight.data.normal_()
-    save_model(tmp_path / "network", model, DESCRIPTION)
+    write_tagged(tmp_path, "train", TAGS, 22, 30)
+    write_segmenter(tmp_path / "network")
 
     def call(recipe: PseudoLabels = RECIPE, shard: str = "0-of-1") -> dict[str, np.ndarray]:
         output = tmp_path / f"{shard}.npz"
