@@ -98,6 +98,7 @@ def changed(path: str, value: object) -> dict:
         ("seeds.a/b", {"classifier": "acr"}, "seeds.a/b cannot name files; use letters, digits, _ and -"),
         ("pseudo_labels.acr.background", "otsi", "pseudo_labels.acr.background is 'otsi'; did you mean 'otsu'?"),
         ("tables.t", {"rows": [{"name": "x", "seeds": "b"}]}, "tables.t.rows[0].seeds is 'b', which `seeds` does not define; "),
+        ("predictions.deeplab.found", 30, "predictions.deeplab.found is 30.0, but must be a probability between 0 and 1"),
         ("execution.shards", 0, "execution.shards is 0, but must be positive"),
         ("execution.device", "gpu", "execution.device is 'gpu', but must be auto, cpu, cuda, or one of several GPUs such as "),
         ("execution.device", "cuda:", "execution.device is 'cuda:', but must be auto, cpu, cuda, or one of several GPUs such"),
@@ -311,6 +312,22 @@ REPEATED = {
     "segmenters": "deeplab",
     "predictions": "deeplab",
 }
+
+
+def test_predictions_hold_the_recipes_that_they_are_made_as() -> None:
+    configuration = copy.deepcopy(BASE) | {"random_states": 2}
+    configuration["predictions"] = {"deeplab": {"segmenter": "deeplab", "labels": "acr"}, "alone": {"segmenter": "deeplab"}}
+    plan = check(configuration)
+    for state in ("", "_state_1"):
+        together = plan.recipe("predictions", f"deeplab{state}")
+        assert together.labels == f"acr{state}"
+        assert together.labels_recipe == plan.recipe("pseudo_labels", f"acr{state}")
+        assert together.seeds_recipe == plan.recipe("seeds", f"acr{state}")
+        assert load(Predictions, canonical(together)) == together
+    # whatever is said of them
+    configuration["predictions"]["alone"] |= {"labels_recipe": {"seeds": "acr"}, "seeds_recipe": {"classifier": "acr"}}
+    alone = check(configuration).recipe("predictions", "alone")
+    assert (alone.labels_recipe, alone.seeds_recipe) == (None, None)
 
 
 @pytest.mark.parametrize(("states", "said"), [(0, "random_states is 0, but must be at least 1"), ("many", "random_states is")])
