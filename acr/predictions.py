@@ -20,7 +20,7 @@ from acr.files import Arrays, read_json, write_resumably
 from acr.images import at_full_size, read_working_image
 from acr.models.vit import VitClassifier
 from acr.pseudo_labels import Spread, level_of, mask_values, pseudo_scores, spread_of
-from acr.recipes import Execution, Predictions
+from acr.recipes import Execution, Predictions, Seeds
 from acr.seeds import localise_photograph, with_depth
 from acr.segmenters import read_segmenter, scores
 from acr.self_training import agreed
@@ -53,6 +53,7 @@ class Beside:
     classifier: VitClassifier
     image_size: int  # pixels a side that the classifier tags photographs at
     recipe: Predictions
+    seeds: Seeds  # with the classifier's layers
     level: float | Literal["otsu"]
     spread: Spread
 
@@ -60,12 +61,10 @@ class Beside:
         self, image: UInt8[np.ndarray, "H W 3"], segmented: Float32[np.ndarray, "K H W"]
     ) -> Float32[np.ndarray, "K H W"]:
         """Probabilities of background and classes at every pixel, of an image and what the segmenter makes of it."""
-        assert self.recipe.seeds_recipe is not None, self.recipe
-        seeds = with_depth(self.recipe.seeds_recipe, self.classifier)
         indices = found(tag_probabilities(self.classifier, image, self.image_size), self.recipe.found)
         if not indices:
             return of_all_classes(np.ones((1, *image.shape[:2]), np.float32), indices, len(segmented))
-        maps = localise_photograph(self.classifier, image, indices, seeds).astype(np.float32)
+        maps = localise_photograph(self.classifier, image, indices, self.seeds).astype(np.float32)
         seeded = pseudo_scores(image, maps, self.level, self.spread)
         return of_all_classes(agreed(seeded, segmented, indices, self.recipe.seeds_weight), indices, len(segmented))
 
@@ -119,10 +118,12 @@ def _score(
     network = read_segmenter(model).to(device_of(how))
     if recipe.labels_recipe is None:
         return lambda image: scores(network, image, recipe.scales)
+    assert recipe.seeds_recipe is not None, recipe.labels
     assert classifier is not None, recipe.labels
     assert maps is not None, recipe.labels
     size, archive = read_json(Path(classifier).with_suffix(".json"))["image_size"], Arrays(maps)
     level = level_of(recipe.labels_recipe, (archive[name] for name in archive))
     spread = spread_of(affinity, recipe.labels_recipe, how)
-    beside = Beside(read_classifier(classifier).to(device_of(how)), size, recipe, level, spread)
+    tagger = read_classifier(classifier).to(device_of(how))
+    beside = Beside(tagger, size, recipe, with_depth(recipe.seeds_recipe, tagger), level, spread)
     return lambda image: beside(image, scores(network, image, recipe.scales))
