@@ -26,7 +26,7 @@ from acr.recipes import (
 )
 
 POSITIVE = {
-    *("batch_size", "images", "training_steps", "shards", "batch", "processes", "threads", "layers"),
+    *("batch_size", "images", "training_steps", "shards", "batch", "processes", "threads", "layers", "background_weight"),
     *("image_size", "crop_size", "stride", "radius", "size"),
     *("train_images", "val_images", "long_side", "crop_scales", "loss_scales", "scales", "segmenter_scales", "dilations"),
 }

@@ -24,6 +24,7 @@ from acr.recipes import Execution, Predictions, Seeds
 from acr.seeds import localise_photograph, with_depth
 from acr.segmenters import read_segmenter, scores
 from acr.self_training import agreed
+from acr.shapes import BACKGROUND
 
 Scores = Callable[[UInt8[np.ndarray, "H W 3"]], Float32[np.ndarray, "K H W"]]
 
@@ -40,6 +41,16 @@ def of_all_classes(
     whole = np.zeros((count, *probabilities.shape[1:]), np.float32)
     whole[mask_values(indices)] = probabilities
     return whole
+
+
+def weighed(probabilities: Float32[np.ndarray, "K H W"], background: float) -> Float32[np.ndarray, "K H W"]:
+    """Probabilities as if the background had been `background` times as common, beside classes as common as they were.
+
+    Those of 1 label or more, the background first, which sum to 1 at each pixel; 1 leaves them as they are.
+    """
+    weights = np.ones((len(probabilities), 1, 1), np.float32)
+    weights[BACKGROUND] = background
+    return probabilities * weights / (1 - (1 - background) * probabilities[BACKGROUND])
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,7 @@ def _score(
     """What an image's probabilities come from: the segmenter, and beside it the seeds where the recipe has `labels`."""
     network = read_segmenter(model).to(device_of(how))
     if recipe.labels_recipe is None:
-        return lambda image: scores(network, image, recipe.scales)
+        return lambda image: weighed(scores(network, image, recipe.scales), recipe.background_weight)
     assert recipe.seeds_recipe is not None, recipe.labels
     assert classifier is not None, recipe.labels
     assert maps is not None, recipe.labels
@@ -126,4 +137,4 @@ def _score(
     spread = spread_of(affinity, recipe.labels_recipe, how)
     tagger = read_classifier(classifier).to(device_of(how))
     beside = Beside(tagger, size, recipe, with_depth(recipe.seeds_recipe, tagger), level, spread)
-    return lambda image: beside(image, scores(network, image, recipe.scales))
+    return lambda image: weighed(beside(image, scores(network, image, recipe.scales)), recipe.background_weight)

@@ -380,6 +380,7 @@ class Predictions:
     labels: str | None = upstream("pseudo_labels", default=None)
     found: float = 0.1
     seeds_weight: float = 1.0  # as that of pseudo labels, but beside a segmenter that has not seen the image
+    background_weight: float = 1.0  # of the background's probability, where one of a class weighs 1
     labels_recipe: PseudoLabels | None = filled_in()
     seeds_recipe: Seeds | None = filled_in()
 

@@ -139,6 +139,7 @@ CONFIGURATION = [
     ),
     key("seeds.a/b", {"classifier": "acr"}, "seeds.a/b cannot name files; use letters, digits, _ and -"),
     key("pseudo_labels.acr.background", "otsi", "pseudo_labels.acr.background is 'otsi'; did you mean 'otsu'?"),
+    key("predictions.deeplab.background_weight", 0, "predictions.deeplab.background_weight is 0.0, but must be positive"),
     key("predictions.deeplab.scales", [0.5, -1], "predictions.deeplab.scales[1] is -1.0, but must be positive"),
     key(
         "tables.table_3.rows",

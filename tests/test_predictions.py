@@ -3,6 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from acr.classifiers import build_classifier, describe, read_classifier, tag_probabilities
 from acr.config import canonical
@@ -10,7 +13,7 @@ from acr.files import Arrays
 from acr.images import read_image
 from acr.measures import otsu_threshold
 from acr.models.weights import save_model
-from acr.predictions import found, of_all_classes, predict_shard
+from acr.predictions import found, of_all_classes, predict_shard, weighed
 from acr.pseudo_labels import pseudo_scores
 from acr.recipes import Classifier, Predictions, PseudoLabels, Seeds
 from acr.seeds import localise_photograph, with_depth
@@ -41,6 +44,22 @@ def test_what_is_not_found_has_no_probability():
     two = np.array([0.7, 0.1, 0.2], np.float32).reshape(3, 1, 1)
     assert of_all_classes(two, (2, 0), 4).ravel().tolist() == pytest.approx([0.7, 0.2, 0, 0.1])
     assert of_all_classes(np.ones((1, 1, 2), np.float32), (), 3).tolist() == [[[1, 1]], [[0, 0]], [[0, 0]]]
+
+
+def test_a_background_of_half_the_weight_has_half_the_odds():
+    pixels = np.array([[0.6, 1, 0], [0.3, 0, 0.5], [0.1, 0, 0.5]], np.float32)[:, None]
+    halved = [[3 / 7, 1, 0], [3 / 7, 0, 0.5], [1 / 7, 0, 0.5]]
+    assert weighed(pixels, 0.5)[:, 0].tolist() == [pytest.approx(row) for row in halved]
+
+
+@given(arrays(np.float32, (4, 2, 3), elements=st.floats(2**-10, 1, width=32)), st.floats(0.01, 20))
+def test_the_weight_of_the_background_leaves_classes_to_each_other_as_they_were(scores, weight):
+    probabilities = scores / scores.sum(0)
+    result = weighed(probabilities, weight)
+    np.testing.assert_allclose(result.sum(0), 1, rtol=1e-4)
+    np.testing.assert_allclose(result[0] / result[1], weight * probabilities[0] / probabilities[1], rtol=1e-4)
+    np.testing.assert_allclose(result[2] / result[1], probabilities[2] / probabilities[1], rtol=1e-4)
+    assert (weighed(probabilities, 1.0) == probabilities).all()
 
 
 @pytest.fixture
@@ -112,6 +131,23 @@ def test_without_labels_the_segmenter_is_alone(made, tmp_path):
     masks = made(ALONE)
     assert all((masks[str(index)] == parts(tmp_path, index)[3].argmax(0)).all() for index in range(3))
     assert any((masks[name] != mask).any() for name, mask in made(RECIPE).items())
+
+
+@pytest.mark.parametrize("recipe", [ALONE, RECIPE])
+def test_the_lighter_the_background_the_more_is_of_a_class(made, recipe):
+    even, light, heavy = (made(replace(recipe, background_weight=weight)) for weight in (1.0, 0.2, 5.0))
+    shares = [np.mean([mask > 0 for mask in masks.values()]) for masks in (heavy, even, light)]
+    assert shares[0] < shares[1] < shares[2]
+    changed = [(light[name] != mask) for name, mask in even.items()]
+    assert all((even[name][where] == 0).all() for name, where in zip(even, changed, strict=True))
+
+
+def test_a_weighed_background_is_that_of_the_segmenter_alone(made, tmp_path):
+    masks = made(replace(ALONE, background_weight=0.25))
+    for index in range(3):
+        segmented = parts(tmp_path, index)[3]
+        segmented[0] /= 4
+        assert (masks[str(index)] == segmented.argmax(0)).mean() > 0.999  # but for ties in single precision
 
 
 def test_the_number_of_shards_leaves_no_trace(made):
