@@ -1,5 +1,8 @@
 """Affinities of neighbouring pixels, learnt where the seeds are sure, and the walk over them (PSA: Ahn and Kwak, CVPR 2018).
 
+Two neighbours are alike where their features are (PSA) or where no boundary lies between them (IRN: Ahn, Cho and Kwak,
+CVPR 2019).
+
 Beside the letters of `acr.shapes`, F counts features of a cell and E pairs of cells: all pairs at the first offset, then
 all at the second, and so on, each in row-major order of its upper cell.
 """
@@ -97,6 +100,41 @@ class _Distances(torch.autograd.Function):
         return gradient, None
 
 
+def way(offset: Offset) -> tuple[Offset, ...]:
+    """The cells that the straight line from a cell to its neighbour at `offset` runs through, both ends among them.
+
+    At each step along the longer side the nearest cell, or both that are: backwards the way is the same.
+    """
+    steps = max(abs(side) for side in offset)
+    at = [[_nearest(side * step, steps) for side in offset] for step in range(steps + 1)]
+    return tuple((y, x) for rows, columns in at for y in sorted(rows) for x in sorted(columns))
+
+
+def _nearest(numerator: int, denominator: int) -> set[int]:
+    """The integers nearest to a fraction: two where it lies in their middle."""
+    return {(2 * numerator + denominator) // (2 * denominator), -((denominator - 2 * numerator) // (2 * denominator))}
+
+
+def boundary_affinity(boundaries: Float[Tensor, "B 1 h w"], offsets: Sequence[Offset]) -> Float[Tensor, "B E"]:
+    """1 - the highest boundary on the way between the cells of all pairs at `offsets`, which [0, 1] holds (IRN)."""
+    grid = Grid(*boundaries.shape[-2:])
+    return torch.cat([1 - _highest(boundaries[:, 0], offset, grid).flatten(1) for offset in offsets], dim=1)
+
+
+def _highest(boundaries: Float[Tensor, "B h w"], offset: Offset, grid: Grid) -> Float[Tensor, "B _ _"]:
+    """The highest boundary on the way of each pair at `offset`."""
+    first, _ = pairs(offset, grid)
+    passed = (boundaries[..., *(_shifted(side, by) for side, by in zip(first, cell, strict=True))] for cell in way(offset))
+    return functools.reduce(torch.maximum, passed)
+
+
+def _shifted(side: slice, by: int) -> slice:
+    return slice(side.start + by, side.stop + by)
+
+
+AFFINITIES = {"psa": affinity, "irn": boundary_affinity}  # of a batch's features, by the method of the network
+
+
 class PairLabels(NamedTuple):
     """Which of the E pairs are alike and background, alike and of one class, and unlike; void cells are in no set."""
 
@@ -140,6 +178,16 @@ def affinity_without_gradient(features: Float32[np.ndarray, "F h w"], offsets: S
         _add_distances(sums, rows[start : start + several], [y * grid.width + x for y, x in offsets], gaps)
     windows = [total.reshape(grid)[pairs(offset, grid)[0]].ravel() for total, offset in zip(sums, offsets, strict=True)]
     return np.exp(-np.concatenate(windows) / np.float32(len(rows)))
+
+
+def boundary_affinity_without_gradient(
+    boundaries: Float32[np.ndarray, "1 h w"], offsets: Sequence[Offset]
+) -> Float32[np.ndarray, " E"]:
+    """`boundary_affinity` of one image where nothing is learnt from it."""
+    return boundary_affinity(torch.from_numpy(boundaries)[None], offsets)[0].numpy()
+
+
+WITHOUT_GRADIENT = {"psa": affinity_without_gradient, "irn": boundary_affinity_without_gradient}
 
 
 def _add_distances(
@@ -251,7 +299,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`affinity_loss` for uint8 images "B 3 H W" and int64 labels "B h w"."""
-        affinities = affinity(self.network(batch["image"].float() / 255), self.offsets)
+        affinities = AFFINITIES[self.network.method](self.network(batch["image"].float() / 255), self.offsets)
         return affinity_loss(affinities, pair_labels(batch["labels"], self.offsets))
 
 
@@ -305,7 +353,7 @@ def train_affinity(
     if wanted.crop_size % wanted.stride:
         raise ValueError(f"crop_size is {wanted.crop_size}, but must be a multiple of stride {wanted.stride}")
     torch.manual_seed(wanted.training.random_state)
-    keys = ("backbone", "stride", "normalisation", "options", "radius")
+    keys = ("method", "backbone", "stride", "normalisation", "options", "radius")
     description = {"kind": "affinity", **{key: getattr(wanted, key) for key in keys}}
     network = build_affinity_net(description)
     load_weights(network.backbone.network, weights)

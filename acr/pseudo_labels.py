@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 
 from acr import config
-from acr.affinities import Offset, affinity_without_gradient, neighbours, random_walk, transition
+from acr.affinities import WITHOUT_GRADIENT, Offset, neighbours, random_walk, transition
 from acr.crf import masks
 from acr.datasets.base import Record, Split, read_split, shard_of
 from acr.devices import device_of
@@ -52,7 +52,7 @@ class Walk:
         device = self.network.backbone.normalise.mean.device
         features = self.network(torch.from_numpy(image).permute(2, 0, 1)[None].to(device).float() / 255)
         grid = Grid(*features.shape[-2:])
-        affinities = affinity_without_gradient(features[0].cpu().numpy(), self.offsets)
+        affinities = WITHOUT_GRADIENT[self.network.method](features[0].cpu().numpy(), self.offsets)
         steps = transition(affinities, grid, self.offsets, self.recipe.exponent)
         return random_walk(upsample(maps, *grid), steps, self.recipe.walk_steps)
 

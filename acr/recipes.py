@@ -313,9 +313,10 @@ class ConfidentLabels:
 
 @dataclass(frozen=True)
 class Affinity:
-    """The PSA network: pixel features whose distances say whether two neighbours belong together."""
+    """A network that says whether two neighbouring pixels belong together."""
 
     seeds: str = upstream("seeds")
+    method: Literal["psa", "irn"] = "psa"  # by the distance of their features, or by the boundaries between them
     labels: ConfidentLabels = ConfidentLabels()
     backbone: str = "resnet50"
     weights: str | None = upstream("weights", default=None)

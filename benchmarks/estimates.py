@@ -57,7 +57,7 @@ def stages(plan: Plan, device: torch.device, repeats: int) -> Iterator[Stage]:
     affinity = plan.recipe("affinities", "psa")
     sure = seconds(lambda: confident_labels(photograph(0), maps, affinity.labels), torch.device("cpu"), repeats)
     yield Stage("confident labels", 0, sure, lambda plan, train, val: train)
-    names = ("backbone", "options", "stride", "normalisation", "radius")
+    names = ("method", "backbone", "options", "stride", "normalisation", "radius")
     network = build_affinity_net({key: getattr(affinity, key) for key in names}).to(device, memory_format=torch.channels_last)
     crops = _crops(affinity.training.batch_size, affinity.crop_size, device)
     labels = {"labels": crops["mask"][:, :: affinity.stride, :: affinity.stride].long()}

@@ -1,4 +1,4 @@
-"""The pairs, the loss and the walk of PSA, against loops, dense matrices and cases worked out by hand."""
+"""The pairs, the loss and the walk of PSA and the boundaries of IRN, against loops, dense matrices and cases by hand."""
 
 import itertools
 import math
@@ -18,6 +18,8 @@ from acr.affinities import (
     affinity,
     affinity_loss,
     affinity_without_gradient,
+    boundary_affinity,
+    boundary_affinity_without_gradient,
     chebyshev,
     majority,
     neighbours,
@@ -25,6 +27,7 @@ from acr.affinities import (
     random_walk,
     train_affinity,
     transition,
+    way,
 )
 from acr.config import canonical
 from acr.files import read_json, write_arrays
@@ -100,6 +103,74 @@ def test_affinities_without_gradient_are_those_of_gathered_features(height, widt
         patch.setattr(affinities, "CACHED", cached)
         found = affinity_without_gradient(features.numpy(), neighbours(radius))
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-7)
+
+
+def test_the_way_to_a_neighbour():
+    assert way((0, 1)) == ((0, 0), (0, 1))
+    assert way((2, -3)) == ((0, 0), (1, -1), (1, -2), (2, -3))
+    assert way((1, 2)) == ((0, 0), (0, 1), (1, 1), (1, 2))  # the line runs between two cells
+    assert way((3, 3)) == ((0, 0), (1, 1), (2, 2), (3, 3))
+
+
+@given(st.integers(0, 9), st.integers(-9, 9))
+def test_the_way_back_is_the_same_way(y, x):
+    if (y, x) > (0, 0):
+        assert {(y - row, x - column) for row, column in way((y, x))} == set(way((y, x)))
+        assert {(row, -column) for row, column in way((y, x))} == set(way((y, -x)))
+
+
+def random_boundaries(grid, seed=0):
+    return torch.rand(1, 1, *grid, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def between(first, second):
+    """The cells of the rectangle of two cells that lie within half a cell of their line, along its shorter side."""
+    (y, x), (to_y, to_x) = first, second
+    for cell in itertools.product(range(min(y, to_y), max(y, to_y) + 1), range(min(x, to_x), max(x, to_x) + 1)):
+        beside = abs((cell[0] - y) * (to_x - x) - (cell[1] - x) * (to_y - y))
+        if 2 * beside <= max(abs(to_x - x), abs(to_y - y)):
+            yield cell
+
+
+@pytest.mark.parametrize("grid", [WINDOW, Grid(9, 11), Grid(4, 2), Grid(1, 7), Grid(7, 1), Grid(1, 1)], ids=str)
+@pytest.mark.parametrize("radius", [2, 3, 5])
+def test_boundary_affinities_are_those_of_loops_over_the_cells_between(grid, radius):
+    boundaries = random_boundaries(grid)
+    expected = [1 - max(boundaries[0, 0][cell].item() for cell in between(*pair)) for pair in each_pair(grid, radius)]
+    assert boundary_affinity(boundaries, neighbours(radius))[0].tolist() == pytest.approx(expected)
+    single = boundary_affinity_without_gradient(boundaries[0].float().numpy(), neighbours(radius))
+    np.testing.assert_allclose(single, expected, rtol=0, atol=1e-6)
+
+
+def test_gradients_of_boundary_affinities_are_those_of_differences():
+    boundaries = random_boundaries(WINDOW).requires_grad_()
+    assert torch.autograd.gradcheck(lambda each: boundary_affinity(each, neighbours(RADIUS)), boundaries)
+
+
+def test_without_boundaries_all_cells_belong_together():
+    assert (boundary_affinity(torch.zeros(1, 1, *WINDOW), neighbours(5)) == 1).all()
+    assert (boundary_affinity(torch.ones(1, 1, *WINDOW), neighbours(5)) == 0).all()
+
+
+@pytest.mark.parametrize("turn", [lambda a: a.flip(-1), lambda a: a.flip(-2), lambda a: a.transpose(-1, -2)])
+def test_the_walk_between_boundaries_turns_with_the_image(turn):
+    boundaries, offsets = random_boundaries(WINDOW), neighbours(5)
+    order = turn(torch.arange(WINDOW.patches).reshape(WINDOW)).flatten().numpy()
+    matrix = transition(boundary_affinity(boundaries, offsets)[0].numpy(), WINDOW, offsets, 2.0).toarray()
+    grid = Grid(*turn(boundaries).shape[-2:])
+    turned = transition(boundary_affinity(turn(boundaries), offsets)[0].numpy(), grid, offsets, 2.0).toarray()
+    np.testing.assert_allclose(turned, matrix[np.ix_(order, order)], rtol=0, atol=1e-14)
+
+
+def test_walks_do_not_cross_a_boundary():
+    boundaries, offsets = torch.zeros(1, 1, 6, 9), neighbours(5)
+    boundaries[..., 4] = 1
+    matrix = transition(boundary_affinity(boundaries, offsets)[0].numpy(), Grid(6, 9), offsets, 1.0)
+    maps = np.zeros((1, 6, 9), np.float32)
+    maps[0, 0, 0] = 1
+    walked = random_walk(maps, matrix, 300)
+    assert (walked[0, :, :4] > 0.01).all()
+    assert (walked[0, :, 4:] < 1e-7).all()  # the wall itself, and all behind it
 
 
 def test_pair_labels_are_those_of_four_loops():
@@ -313,7 +384,7 @@ def test_training_writes_a_network_that_can_be_read_and_is_reproducible(data):
     description = read_json(folder / "a/model.json")
     statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert description.pop("input") == {"channels": "RGB", "range": [0, 1], **statistics}
-    built = {"backbone": "resnet10t", "stride": 8, "normalisation": "native", "options": {}, "radius": 5}
+    built = {"method": "psa", "backbone": "resnet10t", "stride": 8, "normalisation": "native", "options": {}, "radius": 5}
     assert description == {"kind": "affinity", **built}
     header, row = (folder / "a/history.csv").read_text().splitlines()
     assert header == "step,learning_rate,loss,background,foreground,negative"
@@ -335,20 +406,36 @@ def test_a_crop_that_is_no_whole_number_of_cells_is_refused(data):
         )
 
 
-def test_training_tells_the_square_from_its_ground():
+def trained_on_a_square(method, steps):
+    """An objective after some steps on a dark square of 2 x 4 cells, and the batch and its losses."""
     torch.manual_seed(0)
     image = np.full((64, 64, 3), 220, np.uint8)
     image[24:40, 16:48] = 30
     labels = np.zeros((8, 8), np.int64)
     labels[3:5, 2:6] = 1
-    objective = Objective(AffinityNet("resnet10t", 8, "native", {}), neighbours(5)).train()
+    objective = Objective(AffinityNet("resnet10t", 8, "native", {}, method), neighbours(5)).train()
     batch = {"image": torch.from_numpy(image).permute(2, 0, 1)[None], "labels": torch.from_numpy(labels)[None]}
     optimiser = torch.optim.AdamW(objective.parameters(), 1e-3)
     losses = []
-    for _ in range(15):
+    for _ in range(steps):
         optimiser.zero_grad()
         loss = objective(batch)["loss"]
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
+    return objective, batch, losses
+
+
+def test_training_tells_the_square_from_its_ground():
+    _, _, losses = trained_on_a_square("psa", 15)
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_training_draws_the_boundary_around_the_square():
+    objective, batch, losses = trained_on_a_square("irn", 30)
+    assert losses[-1] < 0.6 * losses[0]
+    boundaries = objective.network(batch["image"].float() / 255)[0, 0].detach()
+    assert boundaries[3:5, 2:6].max() < 0.1
+    assert min(boundaries[side, 2:6].min() for side in (2, 5)) > 0.5
+    assert min(boundaries[3:5, side].min() for side in (1, 6)) > 0.5
+    assert boundaries[6:].max() < 0.2

@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from acr.models.affinity_net import AffinityHead, AffinityNet, build_affinity_net
+from acr.models.affinity_net import AffinityHead, AffinityNet, BoundaryHead, build_affinity_net
 from acr.recipes import Training
 from acr.training import freeze_norm, parameter_groups
+
+DESCRIPTION = {"backbone": "resnet10t", "stride": 8, "normalisation": "half", "options": {}, "radius": 5}
 
 
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return build_affinity_net(
-        {"backbone": "resnet10t", "stride": 8, "normalisation": "half", "options": {}, "radius": 5}
-    ).eval()
+    return build_affinity_net(DESCRIPTION | {"method": "psa"}).eval()
 
 
 @pytest.mark.parametrize("height", [96, 97, 40])
@@ -54,6 +54,28 @@ def test_the_head_resizes_levels_of_other_sizes():
     features = head(constant, 4, 4)
     assert features.shape[2:] == (4, 4)
     torch.testing.assert_close(features, features[..., :1, :1].expand_as(features))
+
+
+def test_a_boundary_is_one_number_in_0_to_1_of_all_levels():
+    torch.manual_seed(0)
+    network = build_affinity_net(DESCRIPTION | {"method": "irn"}).eval()
+    boundaries = network(torch.rand(2, 3, 41, 64))
+    assert boundaries.shape == (2, 1, 6, 8)
+    assert 0 <= boundaries.min() < boundaries.max() <= 1
+    assert len(network.head.reduce) == len(network.backbone.channels) > 3
+
+
+def test_the_boundary_head_by_hand():
+    torch.manual_seed(0)
+    head = BoundaryHead((4, 5))
+    levels = [torch.randn(1, count, 3, 2) for count in (4, 5)]
+    parts = []
+    for reduce, level in zip(head.reduce, levels, strict=True):
+        groups = torch.einsum("oi,bihw->bohw", reduce[0].weight[..., 0, 0], level).reshape(4, 8 * 6)
+        normed = (groups - groups.mean(1, keepdim=True)) / (groups.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        parts.append(normed.reshape(1, 32, 3, 2).clamp(min=0))
+    mixed = torch.einsum("oi,bihw->bohw", head.mix.weight[..., 0, 0], torch.cat(parts, 1)) + head.mix.bias
+    torch.testing.assert_close(head(levels, 3, 2), 1 / (1 + torch.exp(-mixed)))
 
 
 def test_the_head_learns_faster_and_frozen_norms_do_not(network):

@@ -16,7 +16,7 @@ from acr.pseudo_labels import Walk, mask_values, probabilities_of, pseudo_label_
 from acr.recipes import PseudoLabels
 from acr.shards import merge_masks
 
-DESCRIPTION = {"backbone": "resnet10t", "stride": 8, "normalisation": "native", "options": {}, "radius": 3}
+DESCRIPTION = {"method": "psa", "backbone": "resnet10t", "stride": 8, "normalisation": "native", "options": {}, "radius": 3}
 
 
 class Colours(AffinityNet):
@@ -24,7 +24,7 @@ class Colours(AffinityNet):
 
     def __init__(self, stride):
         torch.nn.Module.__init__(self)
-        self.stride = stride
+        self.stride, self.method = stride, "psa"
         self.backbone = torch.nn.Module()
         self.backbone.normalise = torch.nn.Module()
         self.backbone.normalise.register_buffer("mean", torch.zeros(3))

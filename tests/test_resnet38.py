@@ -38,7 +38,7 @@ BLOCKS = {
 }
 CHANGED = ("b2", "b3", "b4", "b5")  # whose shortcut is a convolution
 NORM = ("weight", "bias", "running_mean", "running_var")
-DESCRIPTION = {"backbone": "resnet38", "stride": 8, "normalisation": "native", "options": {}}
+DESCRIPTION = {"method": "psa", "backbone": "resnet38", "stride": 8, "normalisation": "native", "options": {}}
 
 
 def published() -> dict[str, tuple[int, ...]]:

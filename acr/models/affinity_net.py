@@ -1,8 +1,11 @@
-"""The PSA network: features of pixels whose distance says whether two neighbours belong together (Ahn and Kwak, CVPR 2018)."""
+"""Networks that say whether two neighbouring pixels belong together: PSA's, of features whose distance counts, and IRN's.
+
+PSA: Ahn and Kwak, CVPR 2018. IRN, of boundaries that lie between pixels: Ahn, Cho and Kwak, CVPR 2019.
+"""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +14,8 @@ from torch.nn import functional
 
 from acr.models.features import FeatureBackbone
 
-WIDTHS = (64, 128, 256)  # of the reduced levels, shallow to deep
+WIDTHS = (64, 128, 256)  # of the reduced levels of PSA, shallow to deep
+BOUNDARY_WIDTH, GROUPS = 32, 4  # of every level of IRN, and the groups that its channels are normalised in
 
 
 class AffinityHead(nn.Module):
@@ -36,22 +40,57 @@ class AffinityHead(nn.Module):
         return functional.elu(self.mix(torch.cat(resized, dim=1)))
 
 
-class AffinityNet(nn.Module):
-    """A backbone's last three levels and a head of 1x1 convolutions, on a grid of one cell every `stride` pixels."""
+class BoundaryHead(nn.Module):
+    """Levels, each reduced by a 1x1 convolution and normalised, put side by side, and one boundary made of them by another."""
 
-    def __init__(self, backbone: str, stride: int, normalisation: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, channels: tuple[int, ...]) -> None:
         super().__init__()
-        self.stride = stride
+        self.reduce = nn.ModuleList(self._reduce(count) for count in channels)
+        self.mix = nn.Conv2d(BOUNDARY_WIDTH * len(channels), 1, kernel_size=1)
+
+    @staticmethod
+    def _reduce(channels: int) -> nn.Module:
+        convolution = nn.Conv2d(channels, BOUNDARY_WIDTH, kernel_size=1, bias=False)
+        return nn.Sequential(convolution, nn.GroupNorm(GROUPS, BOUNDARY_WIDTH), nn.ReLU())
+
+    def forward(self, levels: list[Tensor], height: int, width: int) -> Float[Tensor, "B 1 h w"]:
+        """Boundaries in [0, 1] on a grid of `height` x `width` cells, to which every level is resized."""
+        reduced = [reduce(level) for reduce, level in zip(self.reduce, levels, strict=True)]
+        resized = [functional.interpolate(level, (height, width), mode="bilinear") for level in reduced]
+        return self.mix(torch.cat(resized, dim=1)).sigmoid()
+
+
+class AffinityNet(nn.Module):
+    """A backbone and a head of 1x1 convolutions, on a grid of one cell every `stride` pixels.
+
+    PSA's head reads the last three levels; IRN's all. deviates: IRN's cells are of 4 pixels, and another branch of it finds
+    instances.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        stride: int,
+        normalisation: str,
+        options: Mapping[str, Any],
+        method: Literal["psa", "irn"] = "psa",
+    ) -> None:
+        super().__init__()
+        self.stride, self.method = stride, method
         self.backbone = FeatureBackbone(backbone, stride, normalisation, options)
-        self.head = AffinityHead(self.backbone.channels[-len(WIDTHS) :])
+        channels = self.backbone.channels
+        self.head = AffinityHead(channels[-len(WIDTHS) :]) if method == "psa" else BoundaryHead(channels)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F h w"]:
-        """Features, of which h = ceil(H / stride) and w = ceil(W / stride), of RGB `images` in [0, 1]."""
+        """Features, of which h = ceil(H / stride) and w = ceil(W / stride), of RGB `images` in [0, 1].
+
+        One feature in IRN: the boundary in [0, 1].
+        """
         height, width = (math.ceil(side / self.stride) for side in images.shape[-2:])
         levels = self.backbone(images)
-        return self.head(levels[-len(WIDTHS) :], height, width)
+        return self.head(levels[-len(self.head.reduce) :], height, width)
 
 
 def build_affinity_net(description: Mapping[str, Any]) -> AffinityNet:
-    """The network that model.json describes: its keys backbone, stride, normalisation and options."""
-    return AffinityNet(*(description[key] for key in ("backbone", "stride", "normalisation", "options")))
+    """The network that model.json describes: its keys backbone, stride, normalisation, options and method."""
+    return AffinityNet(*(description[key] for key in ("backbone", "stride", "normalisation", "options", "method")))
