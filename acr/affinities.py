@@ -123,8 +123,8 @@ def boundary_affinity(boundaries: Float[Tensor, "B 1 h w"], offsets: Sequence[Of
 
 def _highest(boundaries: Float[Tensor, "B h w"], offset: Offset, grid: Grid) -> Float[Tensor, "B _ _"]:
     """The highest boundary on the way of each pair at `offset`."""
-    first, _ = pairs(offset, grid)
-    passed = (boundaries[..., *(_shifted(side, by) for side, by in zip(first, cell, strict=True))] for cell in way(offset))
+    (rows, columns), _ = pairs(offset, grid)
+    passed = (boundaries[:, _shifted(rows, y), _shifted(columns, x)] for y, x in way(offset))
     return functools.reduce(torch.maximum, passed)
 
 
