@@ -331,6 +331,12 @@ class Sample:
         }
 
 
+def describe(recipe: Affinity) -> dict[str, Any]:
+    """What model.json says of the network of a recipe, but for its input."""
+    keys = ("method", "backbone", "stride", "normalisation", "options", "radius")
+    return {"kind": "affinity", **{key: getattr(recipe, key) for key in keys}}
+
+
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
@@ -353,8 +359,7 @@ def train_affinity(
     if wanted.crop_size % wanted.stride:
         raise ValueError(f"crop_size is {wanted.crop_size}, but must be a multiple of stride {wanted.stride}")
     torch.manual_seed(wanted.training.random_state)
-    keys = ("method", "backbone", "stride", "normalisation", "options", "radius")
-    description = {"kind": "affinity", **{key: getattr(wanted, key) for key in keys}}
+    description = describe(wanted)
     network = build_affinity_net(description)
     load_weights(network.backbone.network, weights)
     if weights:

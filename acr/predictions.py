@@ -116,7 +116,8 @@ def predict_shard(
 
     def predicted(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
         images = (read_working_image(record.image) for record in records[first:])
-        made = zip(masks(((image, score(image)) for image in images), wanted.crf, how.workers), records[first:], strict=True)
+        scored = ((image, weighed(score(image), wanted.background_weight)) for image in images)
+        made = zip(masks(scored, wanted.crf, how.workers), records[first:], strict=True)
         return (at_full_size(mask, record.image) for mask, record in made)
 
     write_resumably(output, made_from, [record.image_id for record in records], predicted)
@@ -128,7 +129,7 @@ def _score(
     """What an image's probabilities come from: the segmenter, and beside it the seeds where the recipe has `labels`."""
     network = read_segmenter(model).to(device_of(how))
     if recipe.labels_recipe is None:
-        return lambda image: weighed(scores(network, image, recipe.scales), recipe.background_weight)
+        return lambda image: scores(network, image, recipe.scales)
     assert recipe.seeds_recipe is not None, recipe.labels
     assert classifier is not None, recipe.labels
     assert maps is not None, recipe.labels
@@ -137,4 +138,4 @@ def _score(
     spread = spread_of(affinity, recipe.labels_recipe, how)
     tagger = read_classifier(classifier).to(device_of(how))
     beside = Beside(tagger, size, recipe, with_depth(recipe.seeds_recipe, tagger), level, spread)
-    return lambda image: weighed(beside(image, scores(network, image, recipe.scales)), recipe.background_weight)
+    return lambda image: beside(image, scores(network, image, recipe.scales))

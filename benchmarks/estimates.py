@@ -16,7 +16,7 @@ import yaml
 
 from acr import config
 from acr.affinities import Objective as AffinityObjective
-from acr.affinities import neighbours
+from acr.affinities import describe, neighbours
 from acr.confident_labels import confident_labels
 from acr.config import Plan
 from acr.crf import crf_mask
@@ -57,8 +57,7 @@ def stages(plan: Plan, device: torch.device, repeats: int) -> Iterator[Stage]:
     affinity = plan.recipe("affinities", "psa")
     sure = seconds(lambda: confident_labels(photograph(0), maps, affinity.labels), torch.device("cpu"), repeats)
     yield Stage("confident labels", 0, sure, lambda plan, train, val: train)
-    names = ("method", "backbone", "options", "stride", "normalisation", "radius")
-    network = build_affinity_net({key: getattr(affinity, key) for key in names}).to(device, memory_format=torch.channels_last)
+    network = build_affinity_net(describe(affinity)).to(device, memory_format=torch.channels_last)
     crops = _crops(affinity.training.batch_size, affinity.crop_size, device)
     labels = {"labels": crops["mask"][:, :: affinity.stride, :: affinity.stride].long()}
     learning = seconds(_step(AffinityObjective(network, neighbours(affinity.radius)), {**crops, **labels}), device, repeats)

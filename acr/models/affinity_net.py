@@ -5,7 +5,7 @@ PSA: Ahn and Kwak, CVPR 2018. IRN, of boundaries that lie between pixels: Ahn, C
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,11 @@ from acr.models.features import FeatureBackbone
 
 WIDTHS = (64, 128, 256)  # of the reduced levels of PSA, shallow to deep
 BOUNDARY_WIDTH, GROUPS = 32, 4  # of every level of IRN, and the groups that its channels are normalised in
+
+
+def side_by_side(levels: list[Tensor], height: int, width: int) -> Float[Tensor, "B F h w"]:
+    """All channels of levels of any sizes, on one grid of `height` x `width` cells."""
+    return torch.cat([functional.interpolate(level, (height, width), mode="bilinear") for level in levels], dim=1)
 
 
 class AffinityHead(nn.Module):
@@ -36,8 +41,7 @@ class AffinityHead(nn.Module):
     def forward(self, levels: list[Tensor], height: int, width: int) -> Float[Tensor, "B F h w"]:
         """Features on a grid of `height` x `width` cells, to which every level is resized."""
         reduced = [functional.elu(reduce(level)) for reduce, level in zip(self.reduce, levels, strict=True)]
-        resized = [functional.interpolate(level, (height, width), mode="bilinear") for level in reduced]
-        return functional.elu(self.mix(torch.cat(resized, dim=1)))
+        return functional.elu(self.mix(side_by_side(reduced, height, width)))
 
 
 class BoundaryHead(nn.Module):
@@ -56,8 +60,7 @@ class BoundaryHead(nn.Module):
     def forward(self, levels: list[Tensor], height: int, width: int) -> Float[Tensor, "B 1 h w"]:
         """Boundaries in [0, 1] on a grid of `height` x `width` cells, to which every level is resized."""
         reduced = [reduce(level) for reduce, level in zip(self.reduce, levels, strict=True)]
-        resized = [functional.interpolate(level, (height, width), mode="bilinear") for level in reduced]
-        return self.mix(torch.cat(resized, dim=1)).sigmoid()
+        return self.mix(side_by_side(reduced, height, width)).sigmoid()
 
 
 class AffinityNet(nn.Module):
@@ -67,14 +70,7 @@ class AffinityNet(nn.Module):
     instances.
     """
 
-    def __init__(
-        self,
-        backbone: str,
-        stride: int,
-        normalisation: str,
-        options: Mapping[str, Any],
-        method: Literal["psa", "irn"] = "psa",
-    ) -> None:
+    def __init__(self, backbone: str, stride: int, normalisation: str, options: Mapping[str, Any], method: str = "psa") -> None:
         super().__init__()
         self.stride, self.method = stride, method
         self.backbone = FeatureBackbone(backbone, stride, normalisation, options)
