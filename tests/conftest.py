@@ -70,15 +70,6 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         yield mount
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As the jobs of `run` compute: the number of threads decides the order of sums."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished micro run, which nobody changes."""

@@ -131,7 +131,6 @@ def test_a_backbone_is_trained_on_a_view_by_two_processes(made: Path, modules: d
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_a_method_makes_the_seeds(made: Path, folder: Path, modules: dict[str, ModuleType]) -> None:
     """The maps on disk are what the function of the page gives for the photograph and its mirror image, added."""
     model = read_classifier(made / "classifiers" / "mine" / "model.safetensors")

@@ -114,9 +114,7 @@ def test_another_run_changes_measurements_alone(made: Path, run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_run_makes_the_same_page(
-    made: Path, run: Path, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_run_makes_the_same_page(made: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
     text = (made / "tour.md").read_text()
     assert Tour("results/micro", tmp_path).of(text) == text

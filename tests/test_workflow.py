@@ -141,7 +141,6 @@ def test_a_second_snakemake_is_refused_while_the_first_lives(run: Path, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_the_number_of_shards_leaves_no_trace(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Byte for byte, of every sharded stage; eight shards are more than there are images in val."""
