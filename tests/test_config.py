@@ -242,6 +242,18 @@ def test_every_overlay_is_valid_over_every_preset(path: Path, overlay: Path) -> 
     assert dataclasses.replace(plan.recipe("seeds", "acr_star"), refine=True) == plan.recipe("seeds", "acr")
 
 
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_ablations_under_acr_plus_are_of_its_method(path: Path) -> None:
+    configuration = yaml.safe_load(path.read_text())
+    for name in ("ablations", "acr-plus"):
+        update_config(configuration, yaml.safe_load(path.with_name(f"{name}.yaml").read_text()))
+    plan = check(configuration)
+    plus, baseline = plan.recipe("seeds", "acr"), plan.recipe("seeds", "baseline")
+    assert dataclasses.replace(baseline, classifier="acr") == plus
+    assert (plus.method, plan.recipe("classifiers", "baseline").activation) == ("generic", 0)
+    assert {"table_4", "table_5"} <= plan.recipes["tables"].keys()
+
+
 def test_several_recipes_under_a_key_are_each_looked_up() -> None:
     rows = [{"name": "ACR", "seeds": ["acr", "acr_"]}]
     with pytest.raises(ValueError, match=r"tables\.t\.rows\[0\]\.seeds is 'acr_', which `seeds` does not define; did you mean"):
