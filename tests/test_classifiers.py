@@ -163,9 +163,9 @@ def test_equation_6(model: VitClassifier) -> None:
     one, two = model(images / 255), model((images / 255).flip(-1))
     consistency = view_consistency(one, two, HFLIP)
     classification = sum(functional.binary_cross_entropy_with_logits(side.logits, tags) for side in (one, two))
-    assert float(terms["classification"]) == pytest.approx(float(classification), rel=1e-5)
+    assert terms["classification"].item() == pytest.approx(classification.item(), rel=1e-5)
     expected = classification + 3 * consistency.activation + 5 * consistency.affinity
-    assert float(terms["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_identity_view_has_no_consistency_loss(model: VitClassifier) -> None:
