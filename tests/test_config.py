@@ -38,6 +38,14 @@ BASE = {
 }
 
 
+def laid(path: Path, *overlays: str) -> dict:
+    """A preset with overlays on it, the last on top."""
+    configuration = yaml.safe_load(path.read_text())
+    for name in overlays:
+        update_config(configuration, yaml.safe_load(path.with_name(f"{name}.yaml").read_text()))
+    return configuration
+
+
 def changed(path: str, value: object) -> dict:
     """BASE with one dotted key set."""
     configuration = copy.deepcopy(BASE)
@@ -231,23 +239,16 @@ def test_every_shipped_configuration_is_valid(path: Path) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_overlay_is_valid_over_every_preset(path: Path, overlay: Path) -> None:
-    configuration = yaml.safe_load(path.read_text())
-    for name in OVER.get(overlay.stem, ()):
-        update_config(configuration, yaml.safe_load(path.with_name(f"{name}.yaml").read_text()))
-    before = check(configuration)
-    update_config(configuration, yaml.safe_load(overlay.read_text()))
-    plan = check(configuration)
-    assert plan.recipes != before.recipes
+    below = OVER[overlay.stem]
+    plan = check(laid(path, *below, overlay.stem))
+    assert plan.recipes != check(laid(path, *below)).recipes
     # an overlay of the method reaches what the preset makes without refinement as well
     assert dataclasses.replace(plan.recipe("seeds", "acr_star"), refine=True) == plan.recipe("seeds", "acr")
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_ablations_under_acr_plus_are_of_its_method(path: Path) -> None:
-    configuration = yaml.safe_load(path.read_text())
-    for name in ("ablations", "acr-plus"):
-        update_config(configuration, yaml.safe_load(path.with_name(f"{name}.yaml").read_text()))
-    plan = check(configuration)
+    plan = check(laid(path, "ablations", "acr-plus"))
     plus, baseline = plan.recipe("seeds", "acr"), plan.recipe("seeds", "baseline")
     assert dataclasses.replace(baseline, classifier="acr") == plus
     assert (plus.method, plan.recipe("classifiers", "baseline").activation) == ("generic", 0)
