@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 # what a command needs is imported when it runs: none waits for the others' libraries
@@ -47,9 +48,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_predict(commands: Any) -> None:
-    command = commands.add_parser("predict", help="write the masks that a trained segmenter makes of photographs")
+    command = commands.add_parser("predict", help="write masks of photographs, by a segmenter or as predictions were made")
     command.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched with all below them")
-    command.add_argument("-m", "--model", required=True, help="such as results/NAME/segmenters/RECIPE")
+    command.add_argument(
+        "-m", "--model", required=True, help="results/NAME/segmenters/RECIPE or results/NAME/predictions/RECIPE"
+    )
     command.add_argument("-o", "--output", metavar="OUT", required=True, help="gets masks/, areas.csv and overlays/")
     command.add_argument("--scales", nargs="+", type=float, metavar="S", help="at which photographs are seen (0.5 0.75 1)")
     command.add_argument("--crf", action="store_true", help="let a dense CRF sharpen the masks")
@@ -69,25 +72,29 @@ def _add_localize(commands: Any) -> None:
 
 
 def _predict(chosen: argparse.Namespace) -> None:
-    from acr.config import build
-    from acr.inference import CRF, SCALES, Segmenter, photographs_of, predict
-    from acr.recipes import Predictions
+    from acr.inference import photographs_of, predict
 
-    scales = build(Predictions, {"segmenter": "", "scales": chosen.scales or SCALES}, "predict").scales
     photographs = photographs_of(chosen.images, chosen.output)
-    damaged = predict(
-        Segmenter.read(chosen.model, chosen.device),
-        photographs,
-        chosen.output,
-        scales=scales,
-        crf=CRF if chosen.crf else None,
-        overlays=chosen.overlay,
-        workers=os.cpu_count() or 1,
-    )
+    workers = os.cpu_count() or 1
+    damaged = predict(_predictor(chosen), photographs, chosen.output, overlays=chosen.overlay, workers=workers)
     if damaged:
         raise ValueError(
             f"{len(damaged)} of {len(photographs)} photographs cannot be read and have no mask: {', '.join(damaged)}"
         )
+
+
+def _predictor(chosen: argparse.Namespace) -> Any:
+    """A segmenter as the command says, or predictions as their recipe does."""
+    from acr.config import build
+    from acr.inference import CRF, SCALES, Predictor, Segmenter
+    from acr.recipes import Predictions
+
+    if "predictions" in Path(chosen.model).resolve().parts[-3:-1]:
+        if chosen.scales or chosen.crf:
+            raise ValueError(f"--scales and --crf are for segmenters; leave them out, {chosen.model} has its own")
+        return Predictor.read(chosen.model, chosen.device)
+    scales = build(Predictions, {"segmenter": "", "scales": chosen.scales or SCALES}, "predict").scales
+    return Segmenter.read(chosen.model, chosen.device).predictor(scales, CRF if chosen.crf else None)
 
 
 def _localize(chosen: argparse.Namespace) -> None:

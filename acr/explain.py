@@ -31,7 +31,7 @@ def explain(path: str | Path, width: int = 100) -> str:
     start = provenance_of(path)
     if start is None:
         raise ValueError(f"{path} has no provenance; give a file or folder that a rule made, such as results/NAME/report.html")
-    root = _root(start, read_json(start))
+    root = run_folder(start, read_json(start))
     mark = cache(lambda name, recorded: _mark(root / name, recorded))
     chain = _chain(start, root)
     first = _tools(chain[start])
@@ -43,7 +43,7 @@ def explain(path: str | Path, width: int = 100) -> str:
 def lineage(path: str | Path) -> list[Record]:
     """The provenance of an artefact and of all it was made from, each once, from it back to the data; none: an empty list."""
     start = provenance_of(path)
-    return [] if start is None else list(_chain(start, _root(start, read_json(start))).values())
+    return [] if start is None else list(_chain(start, run_folder(start, read_json(start))).values())
 
 
 def provenance_of(path: str | Path) -> Path | None:
@@ -58,7 +58,7 @@ def provenance_of(path: str | Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _root(provenance: Path, record: Record) -> Path:
+def run_folder(provenance: Path, record: Record) -> Path:
     """The folder that recorded paths start from: that of the run, wherever its results lie now."""
     recorded = next((Path(output).parent for output in record["outputs"]), Path())
     folder, depth = provenance.resolve().parent, len(recorded.parts)

@@ -1,6 +1,7 @@
-"""Inference: trained networks on photographs of anybody's, without a configuration and without the rest of a run.
+"""Inference: trained networks on photographs of anybody's, without a configuration.
 
-Whole folders of a trained network are read: model.safetensors and the model.json beside it, wherever they were copied.
+Whole folders of a trained network are read, model.safetensors and the model.json beside it, wherever they were copied; or
+those of predictions, with what they were made from in the run's other folders, wherever the run lies.
 """
 
 import csv
@@ -19,11 +20,13 @@ from acr.classifiers import read_classifier, tag_probabilities
 from acr.config import nearest
 from acr.crf import masks
 from acr.devices import device_of
-from acr.files import atomic, listed, read_json
+from acr.explain import run_folder
+from acr.files import PROVENANCE, atomic, listed, read_json
 from acr.images import UnreadableError, as_working_image, read_image, resize_mask, upsample, write_image, write_mask
 from acr.models.deeplab import DeepLabV2
 from acr.models.vit import VitClassifier
 from acr.overlays import heat_map, painted, sheet, thumbnail
+from acr.predictions import Scores, score_of
 from acr.progress import Progress
 from acr.recipes import PHOTOGRAPHS, Crf, Execution, Predictions, Seeds
 from acr.seeds import localise_photograph, with_depth
@@ -40,6 +43,47 @@ class Predicted(NamedTuple):
     path: Path
     photograph: np.ndarray
     mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Makes masks of photographs; value v of a mask is `names[v]`."""
+
+    score: Scores
+    crf: Crf | None
+    names: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: str | Path, device: str = "auto") -> "Predictor":
+        """A recipe of predictions as a run has it, by a folder such as results/NAME/predictions/RECIPE.
+
+        Raises:
+            ValueError: the folder holds no predictions, what they were made from is not there, or there is no such device.
+        """
+        recipe, files = _made(Path(folder))
+        how = config.build(Execution, {"device": device}, "execution")
+        model = files["segmenters"]
+        score = score_of(recipe, how, model, files.get("classifiers"), files.get("seeds"), files.get("affinities"))
+        return cls(score, recipe.crf, tuple(read_json(model.with_suffix(".json"))["mask_values"]))
+
+    def mask(self, photograph: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
+        """The mask of one RGB photograph: class index + 1, 0 background."""
+        (predicted,) = self.masks([(Path(), photograph)], workers=0)
+        return predicted.mask
+
+    def masks(self, photographs: Iterable[tuple[Path, UInt8[np.ndarray, "_ _ 3"]]], workers: int = 2) -> Iterator[Predicted]:
+        """The masks of many photographs, in their order; no more of them are held than CRFs are under way."""
+        under_way: deque[tuple[Path, np.ndarray]] = deque()
+
+        def scored() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for path, photograph in photographs:
+                under_way.append((path, photograph))
+                image = as_working_image(photograph)
+                yield image, self.score(image)
+
+        for mask in masks(scored(), self.crf, workers):
+            path, photograph = under_way.popleft()
+            yield Predicted(path, photograph, resize_mask(mask, *photograph.shape[:2]))
 
 
 @dataclass(frozen=True)
@@ -60,32 +104,15 @@ class Segmenter:
         network = read_segmenter(Path(folder) / "model.safetensors").to(_device(device))
         return cls(network, tuple(description["mask_values"]))
 
+    def predictor(self, scales: Sequence[float] = SCALES, crf: Crf | None = None) -> Predictor:
+        """The segmenter at these scales, the maximum of the logits counting, with this CRF if one is given."""
+        return Predictor(lambda image: scores(self.network, image, scales), crf, self.names)
+
     def mask(
         self, photograph: UInt8[np.ndarray, "H W 3"], scales: Sequence[float] = SCALES, crf: Crf | None = None
     ) -> UInt8[np.ndarray, "H W"]:
         """The mask of one RGB photograph: class index + 1, 0 background."""
-        (predicted,) = self.masks([(Path(), photograph)], scales, crf, workers=0)
-        return predicted.mask
-
-    def masks(
-        self,
-        photographs: Iterable[tuple[Path, UInt8[np.ndarray, "_ _ 3"]]],
-        scales: Sequence[float] = SCALES,
-        crf: Crf | None = None,
-        workers: int = 2,
-    ) -> Iterator[Predicted]:
-        """The masks of many photographs, in their order; no more of them are held than CRFs are under way."""
-        under_way: deque[tuple[Path, np.ndarray]] = deque()
-
-        def scored() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for path, photograph in photographs:
-                under_way.append((path, photograph))
-                image = as_working_image(photograph)
-                yield image, scores(self.network, image, scales)
-
-        for mask in masks(scored(), crf, workers):
-            path, photograph = under_way.popleft()
-            yield Predicted(path, photograph, resize_mask(mask, *photograph.shape[:2]))
+        return self.predictor(scales, crf).mask(photograph)
 
 
 @dataclass(frozen=True)
@@ -130,6 +157,21 @@ class Localiser:
         indices = [self.classes.index(name) for name in names]
         maps = localise_photograph(self.network, photograph, indices, self.recipe)
         return upsample(maps, *photograph.shape[:2])
+
+
+def _made(folder: Path) -> tuple[Predictions, dict[str, Path]]:
+    """The recipe of a folder of predictions, and of each other stage the file that they were made from."""
+    place = next((found for found in (folder / PROVENANCE, *sorted(folder.glob(f"*/{PROVENANCE}"))) if found.is_file()), None)
+    record = read_json(place) if place else {"outputs": []}
+    if place is None or not any(Path(output).parts[2:3] == ("predictions",) for output in record["outputs"]):
+        raise ValueError(f"{folder} holds no predictions; give a folder such as results/NAME/predictions/RECIPE")
+    run = run_folder(place, record)
+    files = {Path(name).parts[2]: run / name for name in record["inputs"]}
+    del files["splits"]
+    for file in files.values():
+        if not file.is_file():
+            raise ValueError(f"{folder} was made from {file}, which is not there; keep the folders of a run together")
+    return config.build(Predictions, record["recipe"], "predictions"), files
 
 
 def _device(name: str) -> torch.device:
@@ -207,12 +249,10 @@ class _Readable:
 
 
 def predict(
-    segmenter: Segmenter,
+    predictor: Predictor,
     photographs: Mapping[str, Path],
     output: str | Path,
     *,
-    scales: Sequence[float] = SCALES,
-    crf: Crf | None = None,
     overlays: bool = False,
     workers: int = 2,
 ) -> list[str]:
@@ -222,16 +262,16 @@ def predict(
     """
     folder, readable = Path(output), _Readable(photographs.values())
     names = {path: name for name, path in photographs.items()}
-    columns = ["image", "height", "width", *segmenter.names]
+    columns = ["image", "height", "width", *predictor.names]
     with atomic(folder / "areas.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(columns)
         shown = Progress(readable, "masks", total=len(photographs))
-        for path, photograph, mask in segmenter.masks(shown, scales, crf, workers):
+        for path, photograph, mask in predictor.masks(shown, workers):
             write_mask(folder / MASKS / f"{names[path]}.png", mask)
             if overlays:
                 write_image(folder / OVERLAYS / f"{names[path]}.jpg", painted(photograph, mask))
-            areas = np.bincount(mask.ravel(), minlength=len(segmenter.names))
+            areas = np.bincount(mask.ravel(), minlength=len(predictor.names))
             table.writerow([names[path], *mask.shape, *areas.tolist()])
     return readable.damaged
 

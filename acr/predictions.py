@@ -112,24 +112,44 @@ def predict_shard(
     """
     wanted, how = config.load(Predictions, recipe), config.build(Execution, execution, "execution")
     records = shard_of(read_split(split), shard).records
-    score = _score(wanted, how, model, classifier, maps, affinity)
+    score = score_of(wanted, how, model, classifier, maps, affinity)
 
     def predicted(first: int) -> Iterator[UInt8[np.ndarray, "H W"]]:
         images = (read_working_image(record.image) for record in records[first:])
-        scored = ((image, weighed(score(image), wanted.background_weight)) for image in images)
+        scored = ((image, score(image)) for image in images)
         made = zip(masks(scored, wanted.crf, how.workers), records[first:], strict=True)
         return (at_full_size(mask, record.image) for mask, record in made)
 
     write_resumably(output, made_from, [record.image_id for record in records], predicted)
 
 
-def _score(
-    recipe: Predictions, how: Execution, model: str, classifier: str | None, maps: str | None, affinity: str | None
+def score_of(
+    recipe: Predictions,
+    how: Execution,
+    model: str | Path,
+    classifier: str | Path | None = None,
+    maps: str | Path | None = None,
+    affinity: str | Path | None = None,
 ) -> Scores:
-    """What an image's probabilities come from: the segmenter, and beside it the seeds where the recipe has `labels`."""
-    network = read_segmenter(model).to(device_of(how))
+    """What makes the probabilities of an image, before a CRF; arguments as `predict_shard` has them.
+
+    They are the segmenter's, or those made beside it where the recipe has `labels`; the background is weighed.
+    """
+    network, beside = read_segmenter(model).to(device_of(how)), _beside(recipe, how, classifier, maps, affinity)
+
+    def score(image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "K H W"]:
+        segmented = scores(network, image, recipe.scales)
+        return weighed(beside(image, segmented) if beside else segmented, recipe.background_weight)
+
+    return score
+
+
+def _beside(
+    recipe: Predictions, how: Execution, classifier: str | Path | None, maps: str | Path | None, affinity: str | Path | None
+) -> Beside | None:
+    """What stands beside the segmenter; nothing where the recipe has no `labels`."""
     if recipe.labels_recipe is None:
-        return lambda image: scores(network, image, recipe.scales)
+        return None
     assert recipe.seeds_recipe is not None, recipe.labels
     assert classifier is not None, recipe.labels
     assert maps is not None, recipe.labels
@@ -137,5 +157,4 @@ def _score(
     level = level_of(recipe.labels_recipe, (archive[name] for name in archive))
     spread = spread_of(affinity, recipe.labels_recipe, how)
     tagger = read_classifier(classifier).to(device_of(how))
-    beside = Beside(tagger, size, recipe, with_depth(recipe.seeds_recipe, tagger), level, spread)
-    return lambda image: beside(image, scores(network, image, recipe.scales))
+    return Beside(tagger, size, recipe, with_depth(recipe.seeds_recipe, tagger), level, spread)

@@ -1,7 +1,7 @@
 """Many runs of snakemake for the price of one start: reads runs as JSON lines and writes a JSON list of what came of each.
 
 A run is {"arguments": [...], "folder": working directory, "checkout": whose acr package is imported}. Each is a fork of
-this process, which has imported snakemake and nothing of acr; two are under way at a time.
+this process, which has imported snakemake, and the package where all runs have the same; two are under way at a time.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 from typing import IO
 
 import snakemake.cli
@@ -36,6 +37,19 @@ def answers(lines: list[str]) -> list[dict]:
     return [found[number] for number in range(len(lines))]
 
 
+def prepare(lines: list[str]) -> None:
+    """Does once what every run begins with: snakemake looks for its plugins, and the code of the one checkout is read."""
+    snakemake.cli.get_argument_parser()
+    checkout, *others = {json.loads(line)["checkout"] for line in lines} or {""}
+    if others or not checkout:
+        return
+    sys.path.insert(0, checkout)
+    from acr.provenance import fingerprint
+
+    for script in Path(checkout, "workflow", "scripts").glob("*.py"):
+        fingerprint(script)
+
+
 def _become(wanted: dict, output: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -57,4 +71,6 @@ def _become(wanted: dict, output: int) -> None:
 
 
 if __name__ == "__main__":
-    json.dump(answers(sys.stdin.read().splitlines()), sys.stdout)
+    runs = sys.stdin.read().splitlines()
+    prepare(runs)
+    json.dump(answers(runs), sys.stdout)

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from acr.datasets.base import read_split
 from acr.files import read_json
-from acr.images import read_mask
+from acr.images import read_image, read_mask
+from acr.inference import Predictor, Segmenter
 from tests.running import MICRO, ROOT, dry_run, plans, snakemake
 
 OVERLAY = ROOT / "config" / "acr-plus.yaml"
@@ -56,6 +58,20 @@ def test_labels_are_made_of_seeds_and_of_a_segmenter_that_goes_on_from_the_class
         assert {*first.flat, *last.flat} <= {0, *(index + 1 for index in train.class_indices(record))}
         changed += (first != last).sum()
     assert changed > 0
+
+
+@pytest.mark.slow
+def test_photographs_of_anybody_get_masks_as_those_of_the_run(plus: Path) -> None:
+    """By segmenter, seeds and classifier together: beside seeds of the tags that are found."""
+    results = plus / "results" / "micro"
+    predictor = Predictor.read(results / "predictions/deeplab_crf", "cpu")
+    segmenter, others = Segmenter.read(results / "segmenters/deeplab", "cpu"), 0
+    for record in read_split(results / "splits/val.csv").records:
+        photograph = read_image(plus / record.image)
+        made = read_mask(results / f"predictions/deeplab_crf/val/{record.image_id}.png")
+        np.testing.assert_array_equal(predictor.mask(photograph), made)
+        others += (segmenter.mask(photograph, (0.75,), predictor.crf) != made).sum()
+    assert others > 0
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Masks and maps of single photographs and of folders, held to what the pipeline makes of the same; and the two commands."""
 
 import re
+import shutil
 import subprocess
 import sys
 import weakref
@@ -16,9 +17,9 @@ from acr.__main__ import main
 from acr.classifiers import predict_tags
 from acr.config import canonical
 from acr.datasets.base import read_split
-from acr.files import Arrays, read_json
+from acr.files import Arrays, read_json, write_json
 from acr.images import as_working_image, read_image, read_mask, resize_mask, upsample, write_image
-from acr.inference import CRF, LIKELY, SCALES, Localiser, Segmenter, photographs_of, predict, write_maps
+from acr.inference import CRF, LIKELY, SCALES, Localiser, Predictor, Segmenter, photographs_of, predict, write_maps
 from acr.overlays import SIDE, TITLE, heat_map, painted, thumbnail
 from acr.predictions import predict_shard
 from acr.processes import AHEAD
@@ -62,11 +63,46 @@ def photographs(run: Path) -> dict[str, Path]:
 def test_files_are_those_of_the_pipeline(recipe: str, results: Path, photographs, tmp_path: Path) -> None:
     scales, crf = RECIPES[recipe]
     segmenter = Segmenter.read(results / "segmenters/deeplab", "cpu")
-    assert predict(segmenter, photographs, tmp_path, scales=scales, crf=crf, workers=0) == []
+    assert predict(segmenter.predictor(scales, crf), photographs, tmp_path, workers=0) == []
     made = contents(results / "predictions" / recipe / "val")
     del made["provenance.json"]
     assert contents(tmp_path / "masks") == made
     assert {path.name for path in tmp_path.iterdir()} == {"masks", "areas.csv"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_of_a_run_makes_its_masks_again_wherever_the_run_lies(
+    recipe: str, run: Path, photographs, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for stage in ("segmenters", "predictions"):
+        shutil.copytree(run / "results/micro" / stage, Path("moved/results/micro") / stage)
+    photos = [str(photograph) for photograph in photographs.values()]
+    folder = Path("moved/results/micro/predictions", recipe)
+    made = contents(folder / "val")
+    del made["provenance.json"]
+    for model, output in ((folder, "one"), (folder / "val", "other")):
+        main(["predict", *photos, "-m", str(model), "-o", output, "--device", "cpu"])
+        assert contents(Path(output, "masks")) == made
+
+
+def test_a_recipe_is_more_than_its_segmenter(varied: Path, run: Path, photographs, tmp_path: Path, monkeypatch) -> None:
+    """Its scales, its CRF and its weight of the background are used, not those of a command without options."""
+    made = tmp_path / "results/micro"
+    shutil.copytree(run / "results/micro/predictions", made / "predictions")
+    shutil.copytree(varied, made / "segmenters/deeplab")
+    said = made / "predictions/deeplab_crf/val/provenance.json"
+    record = read_json(said)
+    write_json(said, {**record, "recipe": {**record["recipe"], "background_weight": 0.25}})
+    segmenter, predictor = Segmenter.read(varied, "cpu"), Predictor.read(made / "predictions/deeplab_crf", "cpu")
+    for path in photographs.values():
+        photograph = read_image(path)
+        probabilities = scores(segmenter.network, photograph, (0.5, 1.0))
+        odds = probabilities[0] / (1 - probabilities[0]) / 4
+        expected = np.concatenate([[odds / (1 + odds)], probabilities[1:] / (1 - probabilities[0]) / (1 + odds)])
+        np.testing.assert_allclose(predictor.score(photograph), expected, atol=1e-5)
+        assert predictor.crf == CRF
+    assert predictor.names == ("background", *CLASSES)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -85,7 +121,7 @@ def test_masks_of_all_classes_are_those_of_the_pipeline(
         output=str(tmp_path / "masks.npz"),
         made_from={},
     )
-    predict(Segmenter.read(varied, "cpu"), photographs, tmp_path, scales=scales, crf=crf, overlays=True, workers=workers)
+    predict(Segmenter.read(varied, "cpu").predictor(scales, crf), photographs, tmp_path, overlays=True, workers=workers)
     found, masks = [], Arrays(tmp_path / "masks.npz")
     for name, path in photographs.items():
         np.testing.assert_array_equal(read_mask(tmp_path / "masks" / f"{name}.png"), masks[name])
@@ -128,7 +164,7 @@ def test_photographs_are_streamed(varied: Path, crf, workers: int) -> None:
             yield Path(str(number)), photograph
 
     order = []
-    for path, photograph, mask in Segmenter.read(varied, "cpu").masks(many(), (1.0,), crf, workers):
+    for path, photograph, mask in Segmenter.read(varied, "cpu").predictor((1.0,), crf).masks(many(), workers):
         assert photograph[0, 0, 0] == int(path.name)
         assert mask.shape == (9, 9)
         order.append(int(path.name))
@@ -162,7 +198,7 @@ def test_what_was_made_is_no_photograph(output: str, varied: Path, tmp_path: Pat
     output = output.format(here=tmp_path)
     for _ in range(2):
         assert photographs_of(["photos"], output) == expected
-        predict(Segmenter.read(varied, "cpu"), photographs_of(["photos"], output), output, scales=(1.0,), overlays=True)
+        predict(Segmenter.read(varied, "cpu").predictor((1.0,)), photographs_of(["photos"], output), output, overlays=True)
     made = {str(path.relative_to(output)) for path in Path(output).rglob("*.*") if path not in expected.values()}
     overlays = {f"overlays/{name}.jpg" for name in expected}
     assert made == {"areas.csv", "masks/a.png", "masks/trip/b.png", *overlays}
@@ -316,6 +352,24 @@ def test_a_folder_of_no_such_network_is_one_sentence(command: str, kind: str, re
         ): f"{other} holds a network of kind {read_json(other / 'model.json')['kind']}, but a {kind} is wanted; {place}",
     }.items():
         refused([command, "a.png", "-m", folder, "-o", "out.png"], sentence)
+
+
+def test_predictions_without_what_they_were_made_from_are_one_sentence(results: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scene(Path("a.png"))
+    made = Path("results/micro/predictions/deeplab")
+    shutil.copytree(results / "predictions/deeplab", made)
+    command = ["predict", "a.png", "-o", "out", "-m"]
+    lost = tmp_path / "results/micro/segmenters/deeplab/model.safetensors"
+    refused([*command, str(made)], f"{made} was made from {lost}, which is not there; keep the folders of a run together")
+    refused([*command, "results/micro/predictions"], "results/micro/predictions holds no model.json; give a folder such as .*")
+    nothing = "results/micro/predictions/never"
+    refused([*command, nothing], f"{nothing} holds no predictions; give a folder such as results/NAME/predictions/RECIPE")
+    for option in (["--scales", "1"], ["--crf"]):
+        refused([*command, str(made), *option], f"--scales and --crf are for segmenters; leave them out, {made} has its own")
+    with pytest.raises(ValueError, match=r"acr holds no predictions; give a folder such as results/NAME/predictions/RECIPE$"):
+        Predictor.read(results / "seeds/acr")
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(
