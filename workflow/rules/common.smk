@@ -68,20 +68,23 @@ def recipe(section, *keys):
 
 
 def code(script, made_of=None):
-    """What a script can compute: it changes with the code that the script reaches, not with dates or comments.
+    """A params function: what a script can compute, which changes with the code that it reaches, not with dates or comments.
 
-    Code of other kinds of data sets is reached and never run. Of extensions those count whose names are in what `made_of`,
-    a params function, gives: the canonical recipe of a job that looks up views, methods, data sets or backbones.
+    Of extensions those count whose names are in what `made_of`, a params function, gives: the canonical recipe of a job that
+    looks up views, methods, data sets or backbones. It is a function so that a job reads its own script's code, not all.
     """
-    path = Path(workflow.basedir) / "scripts" / script
+
+    def text(wildcards):
+        return code_of(script, tuple(PLAN.extensions_of(made_of(wildcards))) if made_of else ())
+
+    return text
+
+
+@functools.cache
+def code_of(script, extensions):
+    """The fingerprint of a script with its extensions; code of other kinds of data sets is reached and never run."""
     others = [f"acr.datasets.{kind}" for kind in DATASETS if kind != PLAN.data.kind]
-    if made_of is None:
-        return fingerprint(path, others)
-
-    def with_extensions(wildcards):
-        return fingerprint(path, others, PLAN.extensions_of(made_of(wildcards)))
-
-    return with_extensions
+    return fingerprint(Path(workflow.basedir) / "scripts" / script, others, extensions)
 
 
 # Snakemake compares files of up to a megabyte by their bytes and larger ones by their dates. So what is compared is the
