@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float32, UInt8
 
 from acr import config
@@ -61,9 +60,8 @@ class Predictor:
             ValueError: the folder holds no predictions, what they were made from is not there, or there is no such device.
         """
         recipe, files = _made(Path(folder))
-        how = config.build(Execution, {"device": device}, "execution")
         model = files["segmenters"]
-        score = score_of(recipe, how, model, files.get("classifiers"), files.get("seeds"), files.get("affinities"))
+        score = score_of(recipe, _on(device), model, files.get("classifiers"), files.get("seeds"), files.get("affinities"))
         return cls(score, recipe.crf, tuple(read_json(model.with_suffix(".json"))["mask_values"]))
 
     def mask(self, photograph: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
@@ -101,7 +99,7 @@ class Segmenter:
             ValueError: the folder holds no segmenter, or there is no such device.
         """
         description = _description(folder, "segmenter")
-        network = read_segmenter(Path(folder) / "model.safetensors").to(_device(device))
+        network = read_segmenter(Path(folder) / "model.safetensors").to(device_of(_on(device)))
         return cls(network, tuple(description["mask_values"]))
 
     def predictor(self, scales: Sequence[float] = SCALES, crf: Crf | None = None) -> Predictor:
@@ -132,7 +130,7 @@ class Localiser:
             ValueError: the folder holds no classifier, there is no such device, or a field or value is none of a recipe's.
         """
         description = _description(folder, "classifier")
-        network = read_classifier(Path(folder) / "model.safetensors").to(_device(device))
+        network = read_classifier(Path(folder) / "model.safetensors").to(device_of(_on(device)))
         size = description["image_size"]
         wanted = config.build(Seeds, {"classifier": "", "image_size": size, **recipe}, "seeds")
         return cls(network, tuple(description["classes"]), with_depth(wanted, network), size)
@@ -161,11 +159,11 @@ class Localiser:
 
 def _made(folder: Path) -> tuple[Predictions, dict[str, Path]]:
     """The recipe of a folder of predictions, and of each other stage the file that they were made from."""
-    place = next((found for found in (folder / PROVENANCE, *sorted(folder.glob(f"*/{PROVENANCE}"))) if found.is_file()), None)
-    record = read_json(place) if place else {"outputs": []}
-    if place is None or not any(Path(output).parts[2:3] == ("predictions",) for output in record["outputs"]):
+    places = [*folder.glob(PROVENANCE), *sorted(folder.glob(f"*/{PROVENANCE}"))]
+    record = read_json(places[0]) if places else {"outputs": []}
+    if not any(Path(output).parts[2:3] == ("predictions",) for output in record["outputs"]):
         raise ValueError(f"{folder} holds no predictions; give a folder such as results/NAME/predictions/RECIPE")
-    run = run_folder(place, record)
+    run = run_folder(places[0], record)
     files = {Path(name).parts[2]: run / name for name in record["inputs"]}
     del files["splits"]
     for file in files.values():
@@ -174,8 +172,8 @@ def _made(folder: Path) -> tuple[Predictions, dict[str, Path]]:
     return config.build(Predictions, record["recipe"], "predictions"), files
 
 
-def _device(name: str) -> torch.device:
-    return device_of(config.build(Execution, {"device": name}, "execution"))
+def _on(device: str) -> Execution:
+    return config.build(Execution, {"device": device}, "execution")
 
 
 def _description(folder: str | Path, kind: str) -> Mapping[str, Any]:

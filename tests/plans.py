@@ -40,13 +40,13 @@ def answers(lines: list[str]) -> list[dict]:
 def prepare(lines: list[str]) -> None:
     """Does once what every run begins with: snakemake looks for its plugins, and the code of the one checkout is read."""
     snakemake.cli.get_argument_parser()
-    checkout, *others = {json.loads(line)["checkout"] for line in lines} or {""}
-    if others or not checkout:
+    checkouts = {json.loads(line)["checkout"] for line in lines}
+    if len(checkouts) != 1:
         return
-    sys.path.insert(0, checkout)
+    sys.path.insert(0, *checkouts)
     from acr.provenance import fingerprint
 
-    for script in Path(checkout, "workflow", "scripts").glob("*.py"):
+    for script in Path(*checkouts, "workflow", "scripts").glob("*.py"):
         fingerprint(script)
 
 

@@ -86,7 +86,7 @@ def test_a_recipe_of_a_run_makes_its_masks_again_wherever_the_run_lies(
         assert contents(Path(output, "masks")) == made
 
 
-def test_a_recipe_is_more_than_its_segmenter(varied: Path, run: Path, photographs, tmp_path: Path, monkeypatch) -> None:
+def test_a_recipe_is_more_than_its_segmenter(varied: Path, run: Path, photographs, tmp_path: Path) -> None:
     """Its scales, its CRF and its weight of the background are used, not those of a command without options."""
     made = tmp_path / "results/micro"
     shutil.copytree(run / "results/micro/predictions", made / "predictions")
@@ -101,7 +101,7 @@ def test_a_recipe_is_more_than_its_segmenter(varied: Path, run: Path, photograph
         odds = probabilities[0] / (1 - probabilities[0]) / 4
         expected = np.concatenate([[odds / (1 + odds)], probabilities[1:] / (1 - probabilities[0]) / (1 + odds)])
         np.testing.assert_allclose(predictor.score(photograph), expected, atol=1e-5)
-        assert predictor.crf == CRF
+    assert predictor.crf == CRF
     assert predictor.names == ("background", *CLASSES)
 
 
